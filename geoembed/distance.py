@@ -93,7 +93,8 @@ class Distance(nn.Module):
             )
         if x.shape[-1] != y.shape[-1]:
             raise ShapeError(
-                f"{name}: x and y must have the same number of features, got shapes {tuple(x.shape)} and {tuple(y.shape)}."
+                f"{name}: x and y must have the same number of features, got shapes {tuple(x.shape)} and "
+                f"{tuple(y.shape)}."
             )
         skip = 0 if item_dims == self.event_dim else 1
         bx, by = x.shape[: x.dim() - self.event_dim - skip], y.shape[: y.dim() - self.event_dim - skip]
