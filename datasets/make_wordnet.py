@@ -24,7 +24,7 @@ tail) read "head's <relation> is tail": (dog.n.01, hypernym, canine.n.02), (cani
 wordnet-mammals. Every (descendant, ancestor) pair in the transitive closure of hypernym and instance_hypernym whose
 two ends are mammal.n.01 or descend from it: 6,542 pairs over 1,182 synsets. Then the synsets that have no relative but
 the root are left out: female_mammal.n.01 and tusker.n.01, childless children of mammal.n.01, which say nothing about
-a hierarchy. That leaves the 6,540 pairs over 1,180 synsets that the literature on hierarchies embeds.
+a hierarchy. That leaves the 6,540 pairs over 1,180 synsets often used to compare embeddings of hierarchies.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def licence(path):
 
 
 def read_nouns(folder):
-    """Maps the name of each noun synset to (lexicographer file, lemmas, gloss, [(pointer symbol, target name), ...])."""
+    """Maps each noun synset's name to (lexicographer file, lemmas, gloss, [(pointer symbol, target name), ...])."""
     senses = {}
     for line in records(folder / "index.noun"):
         fields = line.split()

@@ -69,7 +69,7 @@ class Distance(nn.Module):
     def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         if self.embed_p == 2:
             return safe_sqrt(sqdist(self.embed(x), self.embed(y)))
-        if self.embed_p is not None:
+        if self.embed_p is not None and self.embed_p < math.inf:  # cdist with p = inf loses NaN
             return torch.cdist(self.embed(x), self.embed(y), p=self.embed_p)
         e = self.event_dim
         return self._forward(x.unsqueeze(-e - 1), y.unsqueeze(-e - 2))

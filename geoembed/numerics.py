@@ -13,7 +13,7 @@ works under `torch.compile(fullgraph=True)` and `torch.vmap`.
 import torch
 from torch import Tensor
 
-__all__ = ["arcosh1p", "artanh", "asinh", "asinhc", "norm", "safe_sqrt", "sinhc", "sqdist", "tanhc"]
+__all__ = ["arcosh1p", "artanh", "artanhc", "asinh", "asinhc", "norm", "safe_sqrt", "sinhc", "sqdist", "tanhc"]
 
 
 def norm(x: Tensor, keepdim: bool = False) -> Tensor:
@@ -67,6 +67,13 @@ def artanh(r: Tensor) -> Tensor:
     """Inverse hyperbolic tangent of 0 <= r < 1; r is held one rounding step below 1."""
     r = r.clamp(max=1 - torch.finfo(r.dtype).eps)
     return 0.5 * torch.log1p(2 * r / (1 - r))
+
+
+def artanhc(r: Tensor) -> Tensor:
+    """artanh(r) / r for 0 <= r < 1, equal to 1 at zero."""
+    positive = r > 0
+    safe = torch.where(positive, r, 0.5)
+    return torch.where(positive, artanh(safe) / safe, 1.0 + 0.0 * r)
 
 
 def tanhc(r: Tensor) -> Tensor:

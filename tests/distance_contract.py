@@ -1,13 +1,14 @@
 """What every `Distance` must satisfy. A new distance adds one `Case` to the table of its family's test file.
 
-    @pytest.mark.parametrize("case", CASES, ids=str)
-    class TestMyDistances(DistanceContract): ...
+@pytest.mark.parametrize("case", CASES, ids=str)
+class TestMyDistances(DistanceContract): ...
 """
 
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,12 +25,12 @@ def normal(*shape: int, generator: torch.Generator) -> Tensor:
 class Case:
     """A distance, a sampler of its items, and a brute-force oracle.
 
-    sample(*batch_and_item_shape, generator=) gives float64 items; `oracle(x, y)` takes two single items.
+    sample(*batch_and_item_shape, generator=) gives float64 items; oracle(x, y) takes two items as NumPy arrays.
     """
 
     name: str
     build: Callable[[], Distance]
-    oracle: Callable[[Tensor, Tensor], float]
+    oracle: Callable[[np.ndarray, np.ndarray], float]
     item: tuple[int, ...] = (5,)
     sample: Callable[..., Tensor] = normal
     coincident_zero: bool = True
@@ -51,7 +52,9 @@ class DistanceContract:
 
     def test_oracle(self, case, distance, items):
         x, y = items(12), items(12)
-        expected = torch.tensor([case.oracle(a, b) for a, b in zip(x, y, strict=True)], dtype=torch.float64)
+        expected = torch.tensor(
+            [case.oracle(a.numpy(), b.numpy()) for a, b in zip(x, y, strict=True)], dtype=torch.float64
+        )
         torch.testing.assert_close(distance(x, y).detach(), expected, rtol=1e-10, atol=1e-12)
 
     def test_pairwise_equals_forward(self, case, distance, items):

@@ -1,8 +1,8 @@
 """Distances between vectors of R^d. In all of them x, y: (*B, d) -> (*B), and `pairwise` is one matrix product.
 
-    Euclidean      |x - y|                           Lp           (sum_i |x_i - y_i|^p)^(1/p)
-    Cosine         1 - <x, y> / (|x| |y|)            Mahalanobis  |A (x - y)|,  M = A^T A
-    NegativeInner  -<x, y>
+Euclidean      |x - y|                           Lp           (sum_i |x_i - y_i|^p)^(1/p)
+Cosine         1 - <x, y> / (|x| |y|)            Mahalanobis  |A (x - y)|,  M = A^T A
+NegativeInner  -<x, y>
 """
 
 import torch
@@ -122,5 +122,3 @@ class Mahalanobis(Distance):
 
     def extra_repr(self) -> str:
         return f"factor={tuple(self.factor.shape)}"
-
-

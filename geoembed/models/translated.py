@@ -16,12 +16,14 @@ References: Balazevic, Allen, Hospedales, "Multi-relational Poincare graph embed
 arXiv:1905.09791, eq. 2-4; the boost form of Mobius addition: Ungar, "Analytic hyperbolic geometry", 2005.
 """
 
+import geoopt
 import torch
 from torch import Tensor
 
+from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, convert
 from geoembed.numerics import sinhc
 
-__all__ = ["EuclideanTranslated", "HyperbolicTranslated"]
+__all__ = ["EuclideanTranslated", "HyperbolicTranslated", "ManifoldTranslated", "translated"]
 
 
 class _SquaredArcosh1p(torch.autograd.Function):
@@ -44,8 +46,12 @@ class _SquaredArcosh1p(torch.autograd.Function):
 class HyperbolicTranslated:
     """Points are rows of the unit hyperboloid, (..., d + 1), time coordinate first; distances are of curvature -c."""
 
-    def __init__(self, c: Tensor):
-        self.c = c
+    def __init__(self, manifold: geoopt.Manifold):
+        self.manifold, self.c = manifold, manifold.c
+
+    def lift_points(self, x: Tensor) -> Tensor:
+        """Points of the manifold, x: (*B, k), to points (*B, d + 1)."""
+        return convert(x, self.manifold, Lorentz(self.c)) * self.c.sqrt()
 
     def lift(self, u: Tensor) -> Tensor:
         """Orthonormal tangent coordinates at the origin, u: (*B, d), to points (*B, d + 1)."""
@@ -87,7 +93,10 @@ class HyperbolicTranslated:
 
 
 class EuclideanTranslated:
-    """The same four functions in flat space, where v ⊕ r = v + r. Points are (..., d)."""
+    """The same functions in flat space, where v ⊕ r = v + r. Points are (..., d)."""
+
+    def lift_points(self, x: Tensor) -> Tensor:
+        return x
 
     def lift(self, u: Tensor) -> Tensor:
         return u
@@ -106,6 +115,43 @@ class EuclideanTranslated:
     def sqdist_to(self, q: Tensor, w: Tensor, out: Tensor) -> Tensor:
         torch.matmul(q, w.mT, out=out).mul_(-2).add_(q.square().sum(-1, keepdim=True))
         return out.add_(w.square().sum(-1)).clamp_(min=0)
+
+
+class ManifoldTranslated:
+    """The same functions on any manifold, from its own operations: the definition, pair by pair."""
+
+    def __init__(self, manifold: geoopt.Manifold):
+        self.manifold = manifold
+
+    def lift_points(self, x: Tensor) -> Tensor:
+        return x
+
+    def lift(self, u: Tensor) -> Tensor:
+        return self.manifold.from_tangent(u)
+
+    def sqdist(self, q: Tensor, v: Tensor, r: Tensor) -> Tensor:
+        return self.manifold.dist(q, self.manifold.add(v, r)).square()
+
+    def sqdist_matrix(self, q: Tensor, v: Tensor, r: Tensor, which: Tensor) -> Tensor:
+        return self.sqdist(q.unsqueeze(1), v.unsqueeze(0), r[which].unsqueeze(1))
+
+    def translate(self, v: Tensor, r: Tensor) -> Tensor:
+        return self.manifold.add(v, r.expand_as(v))
+
+    def sqdist_to(self, q: Tensor, w: Tensor, out: Tensor) -> Tensor:
+        return out.copy_(self.manifold.cdist(q, w).square_())
+
+
+Translated = HyperbolicTranslated | EuclideanTranslated | ManifoldTranslated
+
+
+def translated(manifold: geoopt.Manifold) -> Translated:
+    """The fastest of the three that is exact for `manifold`."""
+    if isinstance(manifold, PoincareBall | Lorentz | HalfSpace):
+        return HyperbolicTranslated(manifold)
+    if isinstance(manifold, Euclidean):
+        return EuclideanTranslated()
+    return ManifoldTranslated(manifold)
 
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,8 @@
+"""Graphs and hierarchies: reading, checking, finding them by name."""
+
+from geoembed.data.catalogue import Manifest, available, load
+from geoembed.data.closures import Closure
+from geoembed.data.filters import Filter
+from geoembed.data.triples import Triples
+
+__all__ = ["Closure", "Filter", "Manifest", "Triples", "available", "load"]

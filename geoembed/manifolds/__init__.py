@@ -1,0 +1,13 @@
+"""Where points live: flat space, three models of hyperbolic space of curvature -c, and products of them."""
+
+from geoembed.manifolds.convert import convert
+from geoembed.manifolds.euclidean import Euclidean
+from geoembed.manifolds.halfspace import HalfSpace
+from geoembed.manifolds.hyperbolic import Hyperbolic
+from geoembed.manifolds.lorentz import Lorentz
+from geoembed.manifolds.poincare import PoincareBall
+from geoembed.manifolds.product import Product
+
+__all__ = ["MANIFOLDS", "Euclidean", "HalfSpace", "Hyperbolic", "Lorentz", "PoincareBall", "Product", "convert"]
+
+MANIFOLDS = {"euclidean": Euclidean, "halfspace": HalfSpace, "lorentz": Lorentz, "poincare": PoincareBall}

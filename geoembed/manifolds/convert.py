@@ -1,0 +1,104 @@
+"""Isometries between the ball, the hyperboloid and the half-space of one curvature -c.
+
+With s = sqrt(c), ball points b, half-space points (h, y), hyperboloid points (x0, x), x0 = sqrt(1 / c + |x|^2):
+
+    ball -> hyperboloid        x = 2 b / (1 - c |b|^2)
+    ball -> half-space         (2 s b_h, 1 - c |b|^2) / (c |b_h|^2 + (1 - s b_n)^2)
+    half-space -> hyperboloid  s x_h = h / y,  s x_n = (|h|^2 + (y - 1)(y + 1)) / (2 y)
+    and their inverses.
+
+The origin goes to the origin ((0, .., 0, 1) in the half-space), orthonormal tangent coordinates there to themselves,
+and the last axis of the ball points to infinity of the half-space. No formula subtracts nearly equal numbers except
+where the target itself cannot hold the difference.
+
+Reference: Cannon, Floyd, Kenyon, Parry, "Hyperbolic geometry", MSRI 31, 1997, section 7.
+"""
+
+import torch
+from torch import Tensor
+
+from geoembed.errors import DomainError
+
+__all__ = [
+    "convert",
+    "halfspace_to_lorentz",
+    "halfspace_to_poincare",
+    "lorentz_to_halfspace",
+    "lorentz_to_poincare",
+    "poincare_to_halfspace",
+    "poincare_to_lorentz",
+    "with_time",
+]
+
+
+def convert(x: Tensor, source, target) -> Tensor:
+    """The point of `target` that is the point x of `source`; both hyperbolic and of equal curvature.
+
+    x: (*B, k) in the coordinates of `source` -> (*B, k') in those of `target`. DomainError where no isometry exists.
+    """
+    names = (source.name, target.name)
+    if names not in _CONVERSIONS and names[0] != names[1]:
+        raise DomainError(f"no isometry from {source!r} to {target!r}; only models of hyperbolic space convert")
+    if float(getattr(source, "c", 0)) != float(getattr(target, "c", 0)):
+        raise DomainError(f"{source!r} and {target!r} differ in curvature, so no conversion keeps distances")
+    return x if names[0] == names[1] else _CONVERSIONS[names](x, source.c)
+
+
+def with_time(x: Tensor, c: Tensor) -> Tensor:
+    """Put the time coordinate sqrt(1 / c + |x|^2) before the space-like coordinates. x: (*B, d) -> (*B, d + 1)."""
+    return torch.cat([(1 / c + x.square().sum(-1, keepdim=True)).sqrt(), x], dim=-1)
+
+
+def poincare_to_lorentz(b: Tensor, c: Tensor) -> Tensor:
+    """b: (*B, d) -> (*B, d + 1)."""
+    gap = (1 - c * b.square().sum(-1, keepdim=True)).clamp(min=torch.finfo(b.dtype).eps)
+    return with_time(2 * b / gap, c)
+
+
+def lorentz_to_poincare(x: Tensor, c: Tensor) -> Tensor:
+    """x: (*B, d + 1) -> (*B, d). The time coordinate is taken from the space-like ones."""
+    space = x[..., 1:]
+    return space / (1 + (1 + c * space.square().sum(-1, keepdim=True)).sqrt())
+
+
+def poincare_to_halfspace(b: Tensor, c: Tensor) -> Tensor:
+    """b: (*B, d) -> (*B, d)."""
+    b = c.sqrt() * b
+    across, along = b[..., :-1], b[..., -1:]
+    gap = (1 - b.square().sum(-1, keepdim=True)).clamp(min=torch.finfo(b.dtype).eps)
+    below = across.square().sum(-1, keepdim=True) + (1 - along).square()
+    return torch.cat([2 * across, gap], dim=-1) / below.clamp(min=torch.finfo(b.dtype).tiny)
+
+
+def halfspace_to_poincare(p: Tensor, c: Tensor) -> Tensor:
+    """p: (*B, d) -> (*B, d)."""
+    across, y = p[..., :-1], p[..., -1:]
+    width = across.square().sum(-1, keepdim=True)
+    return torch.cat([2 * across, width + (y - 1) * (y + 1)], dim=-1) / (width + (1 + y).square()) / c.sqrt()
+
+
+def halfspace_to_lorentz(p: Tensor, c: Tensor) -> Tensor:
+    """p: (*B, d) -> (*B, d + 1)."""
+    across, y = p[..., :-1], p[..., -1:]
+    along = (across.square().sum(-1, keepdim=True) + (y - 1) * (y + 1)) / 2
+    return with_time(torch.cat([across, along], dim=-1) / (y * c.sqrt()), c)
+
+
+def lorentz_to_halfspace(x: Tensor, c: Tensor) -> Tensor:
+    """x: (*B, d + 1) -> (*B, d). Uses x0 - x_n = (1 + |x_h|^2) / (x0 + x_n) where x_n > 0, at c = 1."""
+    x = c.sqrt() * x
+    across, along = x[..., 1:-1], x[..., -1:]
+    width = 1 + across.square().sum(-1, keepdim=True)
+    time = (width + along.square()).sqrt()
+    inverse_y = torch.where(along > 0, width / (time + along.clamp(min=0)), time - along)
+    return torch.cat([across, torch.ones_like(along)], dim=-1) / inverse_y
+
+
+_CONVERSIONS = {
+    ("PoincareBall", "Lorentz"): poincare_to_lorentz,
+    ("Lorentz", "PoincareBall"): lorentz_to_poincare,
+    ("PoincareBall", "HalfSpace"): poincare_to_halfspace,
+    ("HalfSpace", "PoincareBall"): halfspace_to_poincare,
+    ("HalfSpace", "Lorentz"): halfspace_to_lorentz,
+    ("Lorentz", "HalfSpace"): lorentz_to_halfspace,
+}

@@ -1,0 +1,108 @@
+"""Link prediction: where a graph, a model, a loss and an optimizer meet.
+
+The loss of a triple with score s and negatives with scores s_1 .. s_N is the binary cross-entropy of MuRP,
+
+    softplus(-s) + w mean_j softplus(s_j) + penalty (d(0, x_h)^2 + d(0, x_t)^2),
+
+summed over the batch. Negatives replace the tail, uniformly over all entities and unfiltered; reciprocal relations make
+that cover both sides. MuRP's code takes the mean over B (1 + N) terms with N = 50 and w = 50 instead: its learning rate
+50 at B = 128 is 50 / (128 * 51) = 0.00766 of ours with SGD.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoembed.config import TrainConfig
+from geoembed.data import Triples
+from geoembed.errors import DataError
+from geoembed.manifolds import MANIFOLDS, Euclidean
+from geoembed.models import MultiRelational
+from geoembed.optim import RiemannianAdam, RiemannianSGD
+
+__all__ = ["LinkPrediction", "build_model", "build_optimizer"]
+
+_STREAMS = ("init", "batches", "negatives")
+
+
+class LinkPrediction:
+    """The training step of a multi-relational model: `step(batch) -> loss`, for `fit`.
+
+    Args:
+        model: has 2 * triples.n_relations relations, the second half inverse.
+        triples: its training split, both directions of it, is what is learnt; n = 2 * len(triples.train).
+        negatives: corrupted tails a triple is compared with.
+        shared: one draw of negatives for the whole batch, or one for each triple.
+        negative_weight, penalty: w and penalty of the loss above.
+        generator: draws the negatives.
+    """
+
+    def __init__(
+        self,
+        model: MultiRelational,
+        triples: Triples,
+        *,
+        negatives: int = 128,
+        shared: bool = True,
+        negative_weight: float = 50.0,
+        penalty: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        if len(triples.train) == 0:
+            raise DataError(f"{triples.name} has no training triples")
+        self.model, self.triples = model, triples
+        self.device = model.entity.device
+        self.directed = triples.with_inverses("train").to(self.device)
+        self.negatives, self.shared, self.generator = negatives, shared, generator
+        self.negative_weight, self.penalty = negative_weight, penalty
+        self.score_batch = model.score_batch
+
+    @property
+    def n(self) -> int:
+        return len(self.directed)
+
+    def compile(self) -> None:
+        """Run the scores through torch.compile from now on."""
+        self.score_batch = torch.compile(self.model.score_batch, dynamic=True)
+
+    def step(self, batch: Tensor) -> Tensor:
+        """Summed loss of the directed triples with indices batch: (B,)."""
+        h, r, t = self.directed[batch.to(self.device)].unbind(1)
+        shape = (self.negatives,) if self.shared else (len(batch), self.negatives)
+        negatives = torch.randint(self.model.n_entities, shape, generator=self.generator).to(self.device)
+        scored = self.score_batch(h, r, t, negatives)
+        loss = F.softplus(-scored.positive).sum()
+        loss = loss + self.negative_weight / self.negatives * F.softplus(scored.negative).sum()
+        if self.penalty:
+            loss = loss + self.penalty * scored.sq_radius.sum()
+        return loss
+
+
+def build_model(config: TrainConfig, n_entities: int, n_relations: int) -> MultiRelational:
+    """The model of a configuration, with 2 * n_relations relations and initial values of its seed."""
+    if config.model == "mure":
+        manifold = Euclidean()
+    else:
+        manifold = MANIFOLDS[config.manifold](config.curvature, learnable=config.learn_curvature)
+    return MultiRelational(
+        n_entities,
+        2 * n_relations,
+        config.dim,
+        manifold,
+        tangent=config.parameterisation == "tangent",
+        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+        generator=generators(config.seed)["init"],
+    ).to(config.device)
+
+
+def build_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Riemannian Adam or SGD; on tangent coordinates both are their Euclidean namesakes."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "sgd":
+        return RiemannianSGD(parameters, lr=config.lr, momentum=config.momentum)
+    return RiemannianAdam(parameters, lr=config.lr)
+
+
+def generators(seed: int) -> dict[str, torch.Generator]:
+    """Independent named generators of one seed."""
+    return {name: torch.Generator().manual_seed(1000 * seed + i) for i, name in enumerate(_STREAMS)}
