@@ -1,0 +1,49 @@
+"""Geometric embeddings in PyTorch. The table of contents; names are imported when they are first used."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoembed.config import TrainConfig
+    from geoembed.data import Closure, Triples, load
+    from geoembed.distance import Distance, Power, ProductDistance, Scaled, Symmetrised, pairwise_blocks
+    from geoembed.errors import GeoEmbedError
+    from geoembed.evaluation import evaluate
+    from geoembed.jobs import train
+    from geoembed.runs import Run
+    from geoembed.training import fit
+
+_HOME = {
+    "Closure": "data",
+    "Distance": "distance",
+    "GeoEmbedError": "errors",
+    "Power": "distance",
+    "ProductDistance": "distance",
+    "Run": "runs",
+    "Scaled": "distance",
+    "Symmetrised": "distance",
+    "TrainConfig": "config",
+    "Triples": "data",
+    "evaluate": "evaluation",
+    "fit": "training",
+    "load": "data",
+    "pairwise_blocks": "distance",
+    "train": "jobs",
+}
+_PACKAGES = ("data", "distances", "errors", "evaluation", "manifolds", "models", "numerics", "optim", "plotting")
+
+__all__ = [*_HOME, *_PACKAGES, "__version__"]
+__version__ = version("geoembed")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"geoembed.{_HOME[name]}"), name)
+    if name in _PACKAGES:
+        return import_module(f"geoembed.{name}")
+    raise AttributeError(f"module 'geoembed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -38,11 +38,14 @@ class DataError(GeoEmbedError, ValueError):
 
 
 class UnknownNameError(GeoEmbedError, KeyError):
-    """A name that is not in a table; the message lists the closest and the known ones."""
+    """A name that is not in a table; the message lists the closest and the known ones.
 
-    def __init__(self, kind: str, name: object, known: Iterable[object]):
+    `related` holds names that are likelier to be meant than those that are spelt alike.
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[object], related: Iterable[str] = ()):
         names = sorted(map(str, known))
-        close = difflib.get_close_matches(str(name), names, n=3)
+        close = [*related, *difflib.get_close_matches(str(name), names, n=3)][:5]
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
         self.message = f"unknown {kind} {str(name)!r}.{hint} Known: {shown or 'none'}."

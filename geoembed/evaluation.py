@@ -17,12 +17,12 @@ References: Bordes et al., NeurIPS 2013 (filtering); Berrendorf et al., arXiv:20
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from geoembed.data import Filter, Triples
@@ -33,9 +33,11 @@ __all__ = ["Ranker", "RankingResult", "evaluate", "rank_block"]
 
 
 class Ranker(Protocol):
-    """What `evaluate` asks of a model."""
+    """What `evaluate` asks of a model: a module with these."""
 
     n_entities: int
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def tail_scorer(self, relation: int) -> Callable[[Tensor], Tensor]:
         """A function from heads (B,) to the scores of all entities as tails (B, n_entities); higher is better.
@@ -163,17 +165,17 @@ def evaluate(
     directed = triples.with_inverses(split) if queries is None else queries
     if len(directed) == 0:
         raise DataError(f"the {split} split of {triples.name} is empty; there is nothing to evaluate")
-    known = triples.filter()
+    known = triples.known()
     n_rel = triples.n_relations
     optimistic, pessimistic, candidates = (torch.empty(len(directed), dtype=torch.float64) for _ in range(3))
-    broken = 0
+    broken, device = 0, next(model.parameters()).device
     bar = tqdm(total=len(directed), desc=f"rank {split}", unit="query", leave=False, disable=not progress)
     with torch.no_grad(), bar:
         for relation in directed[:, 1].unique().tolist():
             score = model.tail_scorer(relation)
             for block in _blocks((directed[:, 1] == relation).nonzero().squeeze(-1), triples.n_entities, budget):
                 heads, targets = directed[block, 0], directed[block, 2]
-                scores = score(heads).cpu()
+                scores = score(heads.to(device)).cpu()
                 broken += int(scores.isnan().any(-1).sum())
                 rows, columns = _filtered(known, heads, relation, exclude_query_entity)
                 optimistic[block], pessimistic[block], candidates[block] = (

@@ -113,12 +113,15 @@ def read_columns(
     max_bytes: the most the file may hold, after unpacking.
     """
     separator = default_separator(path) if separator is None else check_separator(separator)
-    line = 1
+    line, empty = 1, True
     for block in _blocks(Path(path), max_bytes):
-        yield from _parse(block, path, line, columns, separator, skip_first=header and line == 1)
+        for fields in _parse(block, path, line, columns, separator, skip_first=header and line == 1):
+            empty = False
+            yield fields
         line += block.count(b"\n")
-    if line == 1:
-        raise DataError(f"{path}: empty file, expected lines of {_shape(columns, separator)}")
+    if empty:
+        what = "empty file" if line == 1 else "nothing but a header"
+        raise DataError(f"{path}: {what}, expected lines of {_shape(columns, separator)}")
 
 
 def write_rows(path: StrPath, rows: Iterable[Sequence[str]], *, separator: str | None = None) -> None:

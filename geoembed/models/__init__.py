@@ -1,6 +1,6 @@
 """Models of graphs."""
 
-from geoembed.models.multirelational import MuRE, MuRP, MultiRelational
+from geoembed.models.multirelational import MultiRelational, MuRE, MuRP
 
 __all__ = ["MODELS", "MuRE", "MuRP", "MultiRelational"]
 

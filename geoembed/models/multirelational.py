@@ -90,28 +90,28 @@ class MultiRelational(nn.Module):
 
         h, r, t: (B,) int64; negatives: (N,) shared by the batch, or (B, N) of each triple's own.
         """
-        space, n = translated(self.manifold), len(h)
-        ids, where = torch.unique(torch.cat([h, t, negatives.reshape(-1)]), return_inverse=True)
-        at_h, at_t, at_n = where[:n], where[n : 2 * n], where[2 * n :]
-        relations, which = torch.unique(r, return_inverse=True)
-        rows = F.embedding(ids, self.entity, sparse=self.sparse)
-        bias = F.embedding(ids, self.bias, sparse=self.sparse)
-        points, u = self._lift(space, rows)
-        y, _ = self._lift(space, self.translation.index_select(0, relations))
-        u_h, u_t = u.index_select(0, at_h), u.index_select(0, at_t)
-        q = space.lift(self.diagonal.index_select(0, r) * u_h)
-        bias_h = bias[:, 0].index_select(0, at_h)
-        positive = space.sqdist(q, points.index_select(0, at_t), y.index_select(0, which))
+        space, n, flat = translated(self.manifold), len(h), negatives.reshape(-1)
+        ids, sizes = torch.cat([h, t, flat]), [n, n, len(flat)]
+        row_h, row_t, row_n = F.embedding(ids, self.entity, sparse=self.sparse).split(sizes)
+        bias_h, bias_t, bias_n = F.embedding(ids, self.bias, sparse=self.sparse).split(sizes)
+        bias_h, bias_t, bias_n = bias_h[:, 0], bias_t[:, 1], bias_n[:, 1]
+        if not self.tangent:
+            row_h = self.manifold.to_tangent(row_h)
+        q = space.lift(self.diagonal.index_select(0, r) * row_h)
+        y = space.take(self._lift(space, self.translation), r)
+        v_t, v_n = self._lift(space, row_t), self._lift(space, row_n)
+        positive = space.sqdist(q, v_t, y)
         if negatives.dim() == 1:
-            negative = space.sqdist_matrix(q, points.index_select(0, at_n), y, which)
+            negative = space.sqdist_matrix(q, v_n, y)
         else:
-            v = points.index_select(0, at_n).unflatten(0, negatives.shape)
-            negative = space.sqdist(q.unsqueeze(1), v, y.index_select(0, which).unsqueeze(1))
-        bias_n = bias[:, 1].index_select(0, at_n)
+            q, y = (_each(p, lambda x: x.unsqueeze(1)) for p in (q, y))
+            negative = space.sqdist(q, _each(v_n, lambda x: x.unflatten(0, negatives.shape)), y)
+            bias_n = bias_n.view(negatives.shape)
+        u_t = row_t if self.tangent else self.manifold.to_tangent(row_t)
         return Scored(
-            positive=bias_h + bias[:, 1].index_select(0, at_t) - positive,
-            negative=bias_h.unsqueeze(-1) + bias_n.view(*negatives.shape) - negative,
-            sq_radius=u_h.square().sum(-1) + u_t.square().sum(-1),
+            positive=bias_h + bias_t - positive,
+            negative=bias_h.unsqueeze(-1) + bias_n - negative,
+            sq_radius=row_h.square().sum(-1) + u_t.square().sum(-1),
         )
 
     def forward(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
@@ -134,14 +134,13 @@ class MultiRelational(nn.Module):
         """
         with torch.no_grad():
             space = translated(self.manifold)
-            points, u = self._lift(space, self.entity)
-            y, _ = self._lift(space, self.translation[relation : relation + 1])
-            moved = space.translate(points, y[0])
-            diagonal, bias = self.diagonal[relation], self.bias
+            y = self._lift(space, self.translation[relation : relation + 1])
+            moved = space.translate(self._lift(space, self.entity), y)
+            diagonal, bias, u = self.diagonal[relation], self.bias, self.tangent_coordinates()
 
         def score(heads: Tensor) -> Tensor:
             with torch.no_grad():
-                out = moved.new_empty(len(heads), self.n_entities)
+                out = bias.new_empty(len(heads), self.n_entities)
                 distances = space.sqdist_to(space.lift(diagonal * u[heads]), moved, out)
                 return distances.neg_().add_(bias[:, 1]).add_(bias[heads, :1])
 
@@ -171,14 +170,17 @@ class MultiRelational(nn.Module):
         other.bias.copy_(self.bias)
         return other
 
-    def _lift(self, space, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of a table as points of `space` and as tangent coordinates."""
-        if self.tangent:
-            return space.lift(rows), rows
-        return space.lift_points(rows), self.manifold.to_tangent(rows)
+    def _lift(self, space, rows: Tensor):
+        """Rows of a table as points of `space`."""
+        return space.lift(rows) if self.tangent else space.lift_points(rows)
 
     def extra_repr(self) -> str:
         return f"n_entities={self.n_entities}, n_relations={self.n_relations}, dim={self.dim}, tangent={self.tangent}"
+
+
+def _each(points, f: Callable[[Tensor], Tensor]):
+    """f of a tensor, or of each tensor of a tuple of them."""
+    return f(points) if isinstance(points, Tensor) else type(points)(*map(f, points))
 
 
 def MuRP(n_entities: int, n_relations: int, dim: int, **options) -> MultiRelational:

@@ -1,111 +1,135 @@
 """The squared distance d(q, v ⊕ r)^2 between queries q and translated points v ⊕ r, for all pairs.
 
 MuRP compares a query with tails moved by a relation, w = v ⊕ r. The move is a right translation, no isometry, so w
-differs for every (relation, tail) pair; yet its coordinates never have to be formed. On the unit hyperboloid
-(time coordinate first) v ⊕ r = L_v r with the boost L_v that takes the origin to v, hence
+differs for every (relation, tail) pair; yet its coordinates never have to be formed. On the unit hyperboloid, points
+(v0, v) with time coordinate v0, v ⊕ r = L_v r with the boost L_v that takes the origin to v:
 
-    cosh d(q, v ⊕ r) = -<q, L_v r> = q0 (v0 r0 + b) - e - a (r0 + b / (1 + v0)),
-    a = <q, v>,  b = <r, v>,  e = <q, r>     (inner products of the space-like parts).
+    L_v r = (v0 r0 + <r, v>,  r + (r0 + <r, v> / (1 + v0)) v)
+    cosh d(q, v ⊕ r) = q0 (v0 r0 + <r, v>) - <q, r> - <q, v> (r0 + <r, v> / (1 + v0))
+                     = <(q0 r0, q0 r - r0 q), (v0, v)> - <q, r> - <q, v> <r, v> / (1 + v0)
 
-Only a is a B x N product; b has one row for each distinct relation. The ball enters through the isometry
-b -> (1 + |b|^2, 2 b) / (1 - |b|^2), tangent coordinates u at the origin through (cosh |u|, sinh |u| u / |u|).
+so all pairs of B queries and N points cost three B x N matrix products and no Mobius sum. Tangent coordinates u at the
+origin enter as (cosh |u|, sinh |u| u / |u|), other models through their isometry to the hyperboloid.
 
-    Euclidean: |q - (v + r)|^2.
+In flat space v ⊕ r = v + r and the distance is |q - (v + r)|.
 
 References: Balazevic, Allen, Hospedales, "Multi-relational Poincare graph embeddings", NeurIPS 2019,
 arXiv:1905.09791, eq. 2-4; the boost form of Mobius addition: Ungar, "Analytic hyperbolic geometry", 2005.
 """
 
+from typing import Any, NamedTuple
+
 import geoopt
 import torch
 from torch import Tensor
 
-from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, convert
+from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall
 from geoembed.numerics import sinhc
 
 __all__ = ["EuclideanTranslated", "HyperbolicTranslated", "ManifoldTranslated", "translated"]
 
 
 class _SquaredArcosh1p(torch.autograd.Function):
-    """arcosh(1 + z)^2, smooth through z = 0 with slope 2 there; rounding below zero counts as zero."""
+    """arcosh(1 + z)^2, smooth at z = 0 with slope 2 there; what rounding left below zero counts as zero."""
 
     @staticmethod
     def forward(ctx, z):
-        z = z.clamp(min=0)
+        z = z.clamp(min=1e-30)  # keeps d / root = 1 in the limit
         root = (z + 2).mul_(z).sqrt_()
         d = z.add_(root).log1p_()
-        ctx.save_for_backward(root, d)
-        return d * d
+        ctx.save_for_backward(torch.div(d, root, out=root))
+        return d.square_()
 
     @staticmethod
     def backward(ctx, grad):
-        root, d = ctx.saved_tensors
-        return grad * (d / root).mul_(2).masked_fill_(root == 0, 2.0)
+        (half_slope,) = ctx.saved_tensors
+        return (grad * half_slope).mul_(2)
+
+
+class Points(NamedTuple):
+    """Points of the unit hyperboloid. time: (*B, 1), space: (*B, d)."""
+
+    time: Tensor
+    space: Tensor
 
 
 class HyperbolicTranslated:
-    """Points are rows of the unit hyperboloid, (..., d + 1), time coordinate first; distances are of curvature -c."""
+    """For the models of hyperbolic space; distances are those of curvature -c."""
 
     def __init__(self, manifold: geoopt.Manifold):
-        self.manifold, self.c = manifold, manifold.c
+        self.manifold = manifold
+        self.c = manifold.c
+        self.unit = not manifold.learnable and float(self.c) == 1  # spares the passes that scale by c
 
-    def lift_points(self, x: Tensor) -> Tensor:
-        """Points of the manifold, x: (*B, k), to points (*B, d + 1)."""
-        return convert(x, self.manifold, Lorentz(self.c)) * self.c.sqrt()
-
-    def lift(self, u: Tensor) -> Tensor:
-        """Orthonormal tangent coordinates at the origin, u: (*B, d), to points (*B, d + 1)."""
-        u = u * self.c.sqrt()
+    def lift(self, u: Tensor) -> Points:
+        """Orthonormal tangent coordinates at the origin, u: (*B, d)."""
+        u = u if self.unit else u * self.c.sqrt()
         length = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
-        return torch.cat([length.cosh(), sinhc(length) * u], dim=-1)
+        return Points(length.cosh(), sinhc(length) * u)
 
-    def sqdist(self, q: Tensor, v: Tensor, r: Tensor) -> Tensor:
-        """d(q, v ⊕ r)^2 row by row. q, v, r: (*B, d + 1) -> (*B)."""
-        (q0, qs), (v0, vs), (r0, rs) = _split(q), _split(v), _split(r)
-        a, b, e = (qs * vs).sum(-1), (rs * vs).sum(-1), (qs * rs).sum(-1)
-        return self._squared(q0 * (v0 * r0 + b) - e - a * (r0 + b / (1 + v0)) - 1)
+    def lift_points(self, x: Tensor) -> Points:
+        """Points of the manifold, x: (*B, k)."""
+        x = self.manifold.to_lorentz(x) * self.c.sqrt()
+        return Points(x[..., :1], x[..., 1:])
 
-    def sqdist_matrix(self, q: Tensor, v: Tensor, r: Tensor, which: Tensor) -> Tensor:
-        """d(q_i, v_j ⊕ r_which[i])^2. q: (B, d + 1), v: (N, d + 1), r: (R, d + 1), which: (B,) -> (B, N)."""
-        (q0, qs), (v0, vs), (r0, rs) = _split(q), _split(v), _split(r)
-        b = rs @ vs.mT
-        along = v0 * r0.unsqueeze(-1) + b
-        across = r0.unsqueeze(-1) + b / (1 + v0)
-        e = (qs * rs[which]).sum(-1) + 1
-        z = q0.unsqueeze(-1) * along[which] - (qs @ vs.mT) * across[which] - e.unsqueeze(-1)
-        return self._squared(z)
+    def take(self, p: Points, index: Tensor) -> Points:
+        """Rows of p."""
+        return Points(p.time.index_select(0, index), p.space.index_select(0, index))
 
-    def translate(self, v: Tensor, r: Tensor) -> Tensor:
-        """v ⊕ r = L_v r for one r. v: (N, d + 1), r: (d + 1,) -> (N, d + 1)."""
-        (v0, vs), (r0, rs) = _split(v), _split(r)
-        b = vs @ rs
-        return torch.cat([(v0 * r0 + b).unsqueeze(-1), rs + (r0 + b / (1 + v0)).unsqueeze(-1) * vs], dim=-1)
+    def sqdist(self, q: Points, v: Points, r: Points) -> Tensor:
+        """d(q, v ⊕ r)^2 row by row. Points (*B) -> (*B)."""
+        along, across = self._query(q, r)
+        z = along[0] * v.time + (along[1] * v.space).sum(-1, keepdim=True)
+        qv, rv = ((p.space * v.space).sum(-1, keepdim=True) for p in (q, r))
+        return self._squared(z - across - qv * rv / (1 + v.time)).squeeze(-1)
 
-    def sqdist_to(self, q: Tensor, w: Tensor, out: Tensor) -> Tensor:
-        """d(q_i, w_j)^2 written into out, without a graph. q: (B, d + 1), w: (N, d + 1), out: (B, N)."""
-        flipped = torch.cat([q[:, :1], -q[:, 1:]], dim=-1)
-        z = torch.matmul(flipped, w.mT, out=out).sub_(1).clamp_(min=0)
-        d = (z + 2).mul_(z).sqrt_()
-        return out.copy_(d.add_(z).log1p_().square_().div_(self.c))
+    def sqdist_matrix(self, q: Points, v: Points, r: Points) -> Tensor:
+        """d(q_i, v_j ⊕ r_i)^2. q, r: B points, v: N points -> (B, N)."""
+        (time, space), offset = self._query(q, r)
+        ones = torch.ones_like(v.time)
+        z = torch.cat([time, space, -offset], dim=-1) @ torch.cat([v.time, v.space, ones], dim=-1).mT
+        return self._squared(torch.addcmul(z, q.space @ v.space.mT, r.space @ (v.space / (1 + v.time)).mT, value=-1))
+
+    def translate(self, v: Points, r: Points) -> Points:
+        """v_j ⊕ r for one r. v: N points, r: 1 point -> N points."""
+        rv = v.space @ r.space.mT
+        return Points(v.time * r.time + rv, r.space + (r.time + rv / (1 + v.time)) * v.space)
+
+    def sqdist_to(self, q: Points, w: Points, out: Tensor) -> Tensor:
+        """d(q_i, w_j)^2 into out, without a graph. q: B points, w: N points, out: (B, N)."""
+        z = torch.matmul(torch.cat([q.time, -q.space], dim=-1), torch.cat([w.time, w.space], dim=-1).mT, out=out)
+        z.sub_(1).clamp_(min=0)
+        d2 = (z + 2).mul_(z).sqrt_().add_(z).log1p_().square_()
+        return torch.div(d2, self.c, out=out)
+
+    @staticmethod
+    def _query(q: Points, r: Points) -> tuple[Points, Tensor]:
+        """The first factor of the formula, and <q, r> + 1."""
+        factor = Points(q.time * r.time, q.time * r.space - r.time * q.space)
+        return factor, (q.space * r.space).sum(-1, keepdim=True) + 1
 
     def _squared(self, z: Tensor) -> Tensor:
-        return _SquaredArcosh1p.apply(z) / self.c
+        d2 = _SquaredArcosh1p.apply(z)
+        return d2 if self.unit else d2 / self.c
 
 
 class EuclideanTranslated:
-    """The same functions in flat space, where v ⊕ r = v + r. Points are (..., d)."""
-
-    def lift_points(self, x: Tensor) -> Tensor:
-        return x
+    """The same functions in flat space. Points are tensors (*B, d)."""
 
     def lift(self, u: Tensor) -> Tensor:
         return u
 
+    def lift_points(self, x: Tensor) -> Tensor:
+        return x
+
+    def take(self, p: Tensor, index: Tensor) -> Tensor:
+        return p.index_select(0, index)
+
     def sqdist(self, q: Tensor, v: Tensor, r: Tensor) -> Tensor:
         return (q - (v + r)).square().sum(-1)
 
-    def sqdist_matrix(self, q: Tensor, v: Tensor, r: Tensor, which: Tensor) -> Tensor:
-        p = q - r[which]
+    def sqdist_matrix(self, q: Tensor, v: Tensor, r: Tensor) -> Tensor:
+        p = q - r
         squares = p.square().sum(-1, keepdim=True) + v.square().sum(-1)
         return torch.addmm(squares, p, v.mT, alpha=-2).clamp(min=0)
 
@@ -123,17 +147,20 @@ class ManifoldTranslated:
     def __init__(self, manifold: geoopt.Manifold):
         self.manifold = manifold
 
-    def lift_points(self, x: Tensor) -> Tensor:
-        return x
-
     def lift(self, u: Tensor) -> Tensor:
         return self.manifold.from_tangent(u)
 
-    def sqdist(self, q: Tensor, v: Tensor, r: Tensor) -> Tensor:
-        return self.manifold.dist(q, self.manifold.add(v, r)).square()
+    def lift_points(self, x: Tensor) -> Tensor:
+        return x
 
-    def sqdist_matrix(self, q: Tensor, v: Tensor, r: Tensor, which: Tensor) -> Tensor:
-        return self.sqdist(q.unsqueeze(1), v.unsqueeze(0), r[which].unsqueeze(1))
+    def take(self, p: Tensor, index: Tensor) -> Tensor:
+        return p.index_select(0, index)
+
+    def sqdist(self, q: Tensor, v: Tensor, r: Tensor) -> Tensor:
+        return self.manifold.dist(q, self.manifold.add(*torch.broadcast_tensors(v, r))).square()
+
+    def sqdist_matrix(self, q: Tensor, v: Tensor, r: Tensor) -> Tensor:
+        return self.sqdist(q.unsqueeze(1), v.unsqueeze(0), r.unsqueeze(1))
 
     def translate(self, v: Tensor, r: Tensor) -> Tensor:
         return self.manifold.add(v, r.expand_as(v))
@@ -142,17 +169,10 @@ class ManifoldTranslated:
         return out.copy_(self.manifold.cdist(q, w).square_())
 
 
-Translated = HyperbolicTranslated | EuclideanTranslated | ManifoldTranslated
-
-
-def translated(manifold: geoopt.Manifold) -> Translated:
+def translated(manifold: geoopt.Manifold) -> Any:
     """The fastest of the three that is exact for `manifold`."""
     if isinstance(manifold, PoincareBall | Lorentz | HalfSpace):
         return HyperbolicTranslated(manifold)
     if isinstance(manifold, Euclidean):
         return EuclideanTranslated()
     return ManifoldTranslated(manifold)
-
-
-def _split(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x[..., 0], x[..., 1:]

@@ -5,8 +5,8 @@ Euclidean. `RiemannianSGD.step_rows` and `RiemannianAdam.step_rows` are the same
 its state, the ids of some rows and their Euclidean gradients.
 """
 
-from .adam import RiemannianAdam
-from .sgd import RiemannianSGD
+from geoembed.optim.adam import RiemannianAdam
+from geoembed.optim.sgd import RiemannianSGD
 
 __all__ = ["OPTIMIZERS", "RiemannianAdam", "RiemannianSGD"]
 

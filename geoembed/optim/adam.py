@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import DomainError
-from .base import RowOptimizer, flag, nonnegative
-from .rows import buffer, check_rows, count, curved, descent, move, put, take
+from geoembed.errors import DomainError
+from geoembed.optim.base import RowOptimizer, flag, nonnegative
+from geoembed.optim.rows import buffer, check_rows, count, curved, descent, move, put, take
 
 __all__ = ["RiemannianAdam"]
 
@@ -167,13 +167,12 @@ class RiemannianAdam(RowOptimizer):
             v = torch.maximum(take(largest, ids), v)
             put(largest, ids, v)
 
-        # (m / c1) / (sqrt(v / c2) + eps) = m / (sqrt(v) c1 / sqrt(c2) + eps c1)
         c1, c2 = (_correction(beta, steps, table) for beta in betas)
-        denominator = v.sqrt().mul_(c1 * c2**-0.5).add_(eps * c1)
-        if decay and manifold is not None:  # the moments know the old x: carry the first one along
+        denominator = v.sqrt().mul_(c2**-0.5).add_(eps)
+        if decay and manifold is not None:  # m is tangent at the old x: carry it along
             shrunk = manifold.expmap0(manifold.logmap0(x) * (1 - lr * decay))
             m, x = manifold.transp(x, shrunk, m), shrunk
-        direction = torch.div(m, denominator, out=denominator)
+        u = torch.div(m, denominator, out=denominator).mul_(-lr / c1)
         if decay and manifold is None:
-            direction.add_(x, alpha=decay)
-        put(first, ids, move(table, ids, x, direction, lr, manifold, m))
+            u.add_(x, alpha=-lr * decay)
+        put(first, ids, move(table, ids, x, u, 1.0, manifold, m))

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..errors import DomainError
-from .rows import curved, gradient_rows
+from geoembed.errors import DomainError
+from geoembed.optim.rows import curved, gradient_rows
 
 __all__ = ["RowOptimizer", "flag", "nonnegative"]
 

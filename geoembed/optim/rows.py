@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from geoembed.errors import ShapeError
 
 __all__ = ["buffer", "check_rows", "count", "curved", "descent", "gradient_rows", "move", "put", "take"]
 
@@ -107,15 +107,18 @@ def descent(x: Tensor, grad: Tensor, weight_decay: float, maximize: bool, manifo
     return grad
 
 
-def move(table: Tensor, ids: Tensor | None, x: Tensor, direction: Tensor, lr: float, manifold: Any, vector: Any) -> Any:
-    """Step the rows x of the table by u = -lr * direction; returns `vector`, if any, carried to the new points."""
+def move(
+    table: Tensor, ids: Tensor | None, x: Tensor, direction: Tensor, scale: float, manifold: Any, vector: Any
+) -> Any:
+    """Step the rows x of the table by u = scale * direction; returns `vector`, if any, carried to the new points."""
     if manifold is None:
         if ids is None:
-            table.add_(direction, alpha=-lr)
-        else:
-            table.index_add_(0, ids, direction.mul(-lr).to(table.dtype))  # its alpha takes a path 3 times slower
+            table.add_(direction, alpha=scale)
+        else:  # not with alpha=scale, which takes a path three times slower
+            u = direction if scale == 1 else direction * scale
+            table.index_add_(0, ids, u.to(table.dtype))
         return vector
-    u = direction * -lr
+    u = direction if scale == 1 else direction * scale
     if vector is None:
         y = manifold.retr(x, u)
     else:

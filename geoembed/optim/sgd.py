@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import DomainError
-from .base import RowOptimizer, flag, nonnegative
-from .rows import buffer, check_rows, count, curved, descent, move, put, take
+from geoembed.errors import DomainError
+from geoembed.optim.base import RowOptimizer, flag, nonnegative
+from geoembed.optim.rows import buffer, check_rows, count, curved, descent, move, put, take
 
 __all__ = ["RiemannianSGD"]
 
@@ -80,7 +80,7 @@ class RiemannianSGD(RowOptimizer):
         super().check(group)
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             got = f"momentum={group['momentum']!r}, dampening={group['dampening']!r}"
-            raise DomainError(f"nesterov must come with momentum > 0 and dampening 0, got {got}")
+            raise DomainError(f"nesterov must be False unless momentum > 0 and dampening is 0, got {got}")
 
     @staticmethod
     @torch.no_grad()
@@ -110,15 +110,15 @@ class RiemannianSGD(RowOptimizer):
         x = take(table, ids) if manifold is not None or weight_decay else table
         direction = descent(x, grad, weight_decay, maximize, manifold)
         if not momentum:
-            move(table, ids, x, direction, lr, manifold, None)
+            move(table, ids, x, direction, -lr, manifold, None)
             return
         steps = count(state, table, ids, started=state.get("momentum_buffer") is not None)
         velocity = buffer(state, "momentum_buffer", table)
         b = take(velocity, ids).mul_(momentum)
         if isinstance(steps, Tensor) and dampening:
-            b.add_(direction * torch.where(steps > 1, 1 - dampening, 1.0).to(b.dtype))
+            b.add_(direction * (steps > 1).to(b.dtype).mul_(-dampening).add_(1))
         else:
             first = not isinstance(steps, Tensor) and steps == 1
             b.add_(direction, alpha=1.0 if first else 1 - dampening)
         direction = direction.add(b, alpha=momentum) if nesterov else b
-        put(velocity, ids, move(table, ids, x, direction, lr, manifold, b))
+        put(velocity, ids, move(table, ids, x, direction, -lr, manifold, b))

@@ -1,0 +1,147 @@
+"""The main job from data to a run folder with results and a picture, as the command line runs it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from geoembed.config import TrainConfig
+from geoembed.data import Triples
+from geoembed.evaluation import RankingResult, evaluate
+from geoembed.runs import Run, load_triples
+from geoembed.tasks import train_model
+from geoembed.training import Fitted
+
+__all__ = ["evaluate_run", "plot_run", "table", "train"]
+
+COLUMNS = {"mrr": "MRR", "hits@1": "H@1", "hits@3": "H@3", "hits@10": "H@10", "mr": "MR", "amri": "AMRI"}
+
+
+def train(
+    config: TrainConfig,
+    folder: Path | str | None = None,
+    *,
+    triples: Triples | None = None,
+    baseline: bool = True,
+    picture: bool = True,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Train, evaluate and draw a model into a run folder; a folder with an unfinished run is gone on with.
+
+    Args:
+        config: the settings.
+        folder: where to; by default the next free runs/DATA-MODEL-DIM.
+        triples: the graph, if it is not the one that config.data names.
+        baseline: also train a Euclidean MuRE of the same size and settings for comparison.
+        picture: draw disk.png.
+        progress: show progress bars.
+        say: receives the lines of the report.
+    """
+    triples = load_triples(config) if triples is None else triples
+    run = Run.create(_next_folder(config, triples) if folder is None else Path(folder), config, triples)
+    counts = triples.counts()
+    say(
+        f"{triples.name}: {counts['entities']:,} entities, {counts['relations']} relations, "
+        f"{counts['train']:,} + {counts['valid']:,} + {counts['test']:,} triples (train, valid, test)"
+    )
+    say(f"run folder: {run.folder}")
+    _train_into(run, triples, progress, say)
+    rows = {_title(run): run}
+    if baseline and config.model != "mure":
+        other = Run.create(run.folder / "baseline", config.replace(model="mure", learn_curvature=False), triples)
+        _train_into(other, triples, progress, say)
+        rows[_title(other)] = other
+    if len(triples.test):
+        results = {name: evaluate_run(r, triples=triples, progress=progress) for name, r in rows.items()}
+        say("\n" + table({name: result.metrics() for name, result in results.items()}))
+        say(f"test split, {next(iter(results.values())).protocol}")
+    if picture:
+        say(f"\npicture:   {plot_run(run, triples=triples)}")
+    say(f"neighbours: geoembed query {run.folder} {triples.entities[0]!r} -k 10")
+    return run
+
+
+def evaluate_run(
+    run: Run,
+    split: str = "test",
+    *,
+    triples: Triples | None = None,
+    exclude_query_entity: bool = False,
+    progress: bool = True,
+) -> RankingResult:
+    """Rank a split with the model of a run; a test result is also written to results.json."""
+    result = evaluate(
+        run.model,
+        run.triples if triples is None else triples,
+        split,
+        exclude_query_entity=exclude_query_entity,
+        progress=progress,
+    )
+    report = {
+        "split": split,
+        "protocol": result.protocol,
+        "queries": len(result.ranks),
+        "queries_with_unseen_entities": int(result.unseen.sum()),
+        "sides": result.by_side(),
+        "relations": result.by_relation(),
+    }
+    suffix = ("" if split == "test" else f"-{split}") + ("-query-excluded" if exclude_query_entity else "")
+    run.write_text(f"results{suffix}.json", json.dumps(report, indent=1))
+    return result
+
+
+def plot_run(run: Run, *, triples: Triples | None = None, path: Path | None = None, labels: int = 40) -> Path:
+    """Draw the Poincare disk of a run into `path`, by default disk.png in its folder."""
+    from geoembed.plotting import plot_embedding
+
+    path = run.folder / "disk.png" if path is None else path
+    plot_embedding(run.model, run.triples if triples is None else triples, path, labels=labels)
+    return path
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Metrics as an aligned table, a row for each name."""
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"{title:>9}" for title in COLUMNS.values())]
+    for name, metrics in rows.items():
+        cells = (f"{metrics[key]:9.1f}" if key == "mr" else f"{metrics[key]:9.4f}" for key in COLUMNS)
+        lines.append(name.ljust(width) + "".join(cells))
+    return "\n".join(lines)
+
+
+def _train_into(run: Run, triples: Triples, progress: bool, say: Callable[[str], None]) -> None:
+    if run.trained:
+        return
+    say(f"\n{_title(run)}, {run.config.epochs} epochs of {2 * len(triples.train):,} directed triples")
+
+    def write_metrics(history: list[dict[str, float]]) -> None:
+        run.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+
+    model, fitted = train_model(
+        run.config, triples, checkpoint=run.folder / "checkpoints", progress=progress, on_epoch=write_metrics
+    )
+    run.save_model(model)
+    say(_summary(fitted))
+
+
+def _summary(fitted: Fitted) -> str:
+    last = fitted.history[-1]
+    text = f"{fitted.epochs} epochs in {last['seconds']:.0f} s, loss {last['loss']:.3f}"
+    if fitted.best_score is not None:
+        text += f", best validation MRR {fitted.best_score:.4f} in epoch {fitted.best_epoch}"
+    return text
+
+
+def _title(run: Run) -> str:
+    config = run.config
+    if config.model == "mure":
+        return f"MuRE d={config.dim} (Euclidean)"
+    return f"MuRP d={config.dim} ({config.manifold}, c={config.curvature:g})"
+
+
+def _next_folder(config: TrainConfig, triples: Triples) -> Path:
+    base = Path("runs") / f"{triples.name}-{config.model}-{config.dim}"
+    number = 1
+    while (folder := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
+        number += 1
+    return folder

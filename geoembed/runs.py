@@ -1,0 +1,211 @@
+"""A run folder: what `geoembed train` leaves behind, to evaluate, query, plot and reuse.
+
+run.json             format version, fingerprint and counts of the data
+config.toml          all settings
+entities.tsv, relations.tsv   one name a line; the line number is the row of the tables
+model.safetensors    the trained weights
+embedding.tsv        name, then the coordinates of the point on the manifold
+metrics.jsonl        one line an epoch: loss, validation MRR, seconds
+results.json         the evaluation on the test split, with its protocol
+disk.png             the picture
+checkpoints/         see `geoembed.checkpoint`
+"""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geoembed import checkpoint
+from geoembed.config import TrainConfig
+from geoembed.data import Triples, load
+from geoembed.errors import CheckpointError, DataError, DataWarning, UnknownNameError
+from geoembed.files import atomic_write
+from geoembed.models import MultiRelational
+from geoembed.tasks import build_model, generators
+
+__all__ = ["Answer", "Run", "load_triples"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of a query's answer. `known` is the split that states the triple, or None."""
+
+    name: str
+    value: float
+    known: str | None = None
+
+
+class Run:
+    """A run folder and the model in it.
+
+    >>> run = Run.open("runs/wordnet-animals-murp-40")  # doctest: +SKIP
+    >>> run.neighbours("dog.n.01", k=3)  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, entities: list[str], relations: list[str]):
+        self.folder, self.config, self.entities, self.relations = folder, config, entities, relations
+
+    # ------------------------------------------------------------------------------------------------ on disk
+
+    @classmethod
+    def create(cls, folder: Path, config: TrainConfig, triples: Triples) -> "Run":
+        """A new run folder, or the one that is there if it holds the same settings and data."""
+        run = cls(folder, config, triples.entities, triples.relations)
+        about = {"format": FORMAT, "fingerprint": triples.fingerprint(), "counts": triples.counts()}
+        if (folder / "run.json").exists():
+            old = cls.open(folder)
+            if old.config != config or old._about() != about:
+                changed = [name for name, value in vars(config).items() if getattr(old.config, name) != value]
+                what = f"other settings ({', '.join(changed)})" if changed else "other data"
+                raise CheckpointError(f"{folder} holds a run with {what}. Choose another folder with -o.")
+            return old
+        with checkpoint.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            run.write_text("config.toml", config.to_toml())
+            run.write_text("entities.tsv", "".join(f"{name}\n" for name in triples.entities))
+            run.write_text("relations.tsv", "".join(f"{name}\n" for name in triples.relations))
+            run.write_text("run.json", json.dumps(about, indent=1))  # last: it marks the folder as complete
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Run":
+        """The run in a folder; CheckpointError says what is missing, damaged or of an unknown version."""
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            raise CheckpointError(f"{folder} is not a run folder: it has no run.json. Make one with geoembed train.")
+        run = cls(folder, TrainConfig.load(folder / "config.toml"), [], [])
+        version = run._about().get("format")
+        if version != FORMAT:
+            raise CheckpointError(f"{folder} has format {version}, this version of geoembed reads format {FORMAT}")
+        for table, names in (("entities", run.entities), ("relations", run.relations)):
+            try:
+                names.extend((folder / f"{table}.tsv").read_text(encoding="utf-8").splitlines())
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(f"{folder / table}.tsv cannot be read: {error}") from error
+            if len(names) != run._about()["counts"][table]:
+                raise CheckpointError(f"{folder / table}.tsv has {len(names)} lines, the run {run._about()['counts']}")
+        return run
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the run folder, whole or not at all."""
+        with checkpoint.writing(self.folder / name), atomic_write(self.folder / name) as file:
+            file.write(text)
+
+    def save_model(self, model: MultiRelational) -> None:
+        """Write the weights and the table of points."""
+        with checkpoint.writing(self.folder), atomic_write(self.folder / "embedding.tsv") as file:
+            for name, point in zip(self.entities, model.points().tolist(), strict=True):
+                file.write("\t".join([name, *(f"{x:.9g}" for x in point)]) + "\n")
+        checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
+
+    @property
+    def trained(self) -> bool:
+        return (self.folder / "model.safetensors").is_file()
+
+    @cached_property
+    def model(self) -> MultiRelational:
+        """The trained model, on the CPU."""
+        if not self.trained:
+            raise CheckpointError(
+                f"{self.folder} is not trained to its end. Go on with: geoembed train --resume {self.folder}"
+            )
+        model = build_model(self.config.replace(device="cpu"), len(self.entities), len(self.relations))
+        try:
+            model.load_state_dict(checkpoint.load_weights(self.folder / "model.safetensors"))
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights in {self.folder} do not fit its config.toml: {error}") from error
+        return model
+
+    @cached_property
+    def triples(self) -> Triples:
+        """The data the run was trained on, found by its name or path; DataError if it is not the same any more."""
+        triples = load_triples(self.config)
+        if triples.fingerprint() != self._about()["fingerprint"]:
+            raise DataError(f"{self.config.data} is not the data that {self.folder} was trained on")
+        return triples
+
+    def _about(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+    # ------------------------------------------------------------------------------------------------ queries
+
+    def entity(self, name: str) -> int:
+        """Row of an entity; UnknownNameError lists the closest names."""
+        return _lookup("entity", name, self.entities)
+
+    def relation(self, name: str, inverse: bool = False) -> int:
+        """Row of a relation or of its inverse; UnknownNameError lists the closest names."""
+        return _lookup("relation", name, self.relations) + inverse * len(self.relations)
+
+    def neighbours(self, name: str, k: int = 10) -> list[Answer]:
+        """The k entities nearest to an entity, by distance on the manifold."""
+        points = self.model.points().double()
+        row = self.entity(name)
+        distances = self.model.manifold.cdist(points[row : row + 1], points)[0]
+        distances[row] = torch.inf
+        values, rows = distances.topk(min(k, len(points) - 1), largest=False)
+        return [Answer(self.entities[i], d) for i, d in zip(rows.tolist(), values.tolist(), strict=True)]
+
+    def tails(self, head: str, relation: str, k: int = 10, *, inverse: bool = False) -> list[Answer]:
+        """The k most probable answers to (head, relation, ?), or to (?, relation, head) with `inverse`.
+
+        The value is the probability sigmoid(score); known triples stay in the list and name their split.
+        """
+        h, r = self.entity(head), self.relation(relation, inverse)
+        scores = self.model.tail_scorer(r)(torch.tensor([h]))[0]
+        values, rows = scores.sigmoid().topk(min(k, len(scores)))
+        known = self._known(h, r)
+        pairs = zip(rows.tolist(), values.tolist(), strict=True)
+        return [Answer(self.entities[i], p, known.get(i)) for i, p in pairs]
+
+    def probability(self, head: str, relation: str, tail: str) -> tuple[float, int]:
+        """sigmoid(score) of a triple, and the rank of its tail among all entities (known ones not removed)."""
+        h, r, t = self.entity(head), self.relation(relation), self.entity(tail)
+        scores = self.model.tail_scorer(r)(torch.tensor([h]))[0]
+        return scores[t].sigmoid().item(), int((scores > scores[t]).sum()) + 1
+
+    def _known(self, h: int, r: int) -> Mapping[int, str]:
+        try:
+            triples = self.triples
+        except (DataError, UnknownNameError):  # the data has moved: answer without marks
+            return {}
+        query = (torch.tensor([h]), torch.tensor([r]))
+        return {
+            tail: split
+            for split in ("test", "valid", "train")
+            for tail in triples.known(split).tails(*query)[1].tolist()
+        }
+
+
+def load_triples(config: TrainConfig) -> Triples:
+    """The graph that a configuration names; one without valid and test splits is split 90 : 5 : 5 by the seed."""
+    data = load(config.data)
+    if not isinstance(data, Triples):
+        raise DataError(f"{config.data} holds pairs, not triples (head, relation, tail)")
+    if len(data.valid) or len(data.test):
+        return data
+    try:
+        return data.split(valid=0.05, test=0.05, generator=generators(config.seed)["init"])
+    except DataError as error:
+        warnings.warn(f"no triples are held out, so nothing will be evaluated: {error}", DataWarning, stacklevel=2)
+        return data
+
+
+def _lookup(kind: str, name: str, names: Sequence[str]) -> int:
+    try:
+        return names.index(name)
+    except ValueError:
+        related: Iterable[str] = [known for known in names if known.startswith(f"{name}.")]
+        raise UnknownNameError(kind, name, names, related) from None
