@@ -199,13 +199,14 @@ def test_other_manifolds(manifold, data, sparsely):
 # ---------------------------------------------------------------- rows
 
 
-@pytest.mark.parametrize("name", MANIFOLDS)
-@pytest.mark.parametrize(("cls", "options"), [*BOTH, (RiemannianAdam, DECOUPLED)])
+@pytest.mark.parametrize(
+    ("name", "cls", "options"),
+    [(name, *case) for name in MANIFOLDS for case in BOTH]
+    + [(name, RiemannianAdam, DECOUPLED) for name in MANIFOLDS if name not in ("sphere", "product")],
+)
 def test_sparse_is_dense_when_every_row_is_touched(name, cls, options):
-    if options is DECOUPLED and not hasattr(MANIFOLDS[name][0], "expmap0") and name != "euclidean":
-        pytest.skip("no origin")
     x, y, z = (parameter(name) for _ in range(3))
-    grads = gradients(12)
+    grads = gradients(8)
     a, b, c = (cls([p], **options) for p in (x, y, z))
     run(a, [x], [[g] for g in grads])
     run(b, [y], [[as_sparse(g, i)] for i, g in enumerate(grads)])
@@ -214,7 +215,7 @@ def test_sparse_is_dense_when_every_row_is_touched(name, cls, options):
     close(x, z)
     if a.state[x]:
         assert a.state[x]["step"].shape == ()
-        assert b.state[y]["step"].tolist() == c.state[z]["step"].tolist() == [[12.0]] * N
+        assert b.state[y]["step"].tolist() == c.state[z]["step"].tolist() == [[8.0]] * N
         for key in a.state[x]:
             close(a.state[x][key].expand_as(b.state[y][key]), b.state[y][key])
 
@@ -226,7 +227,7 @@ def test_rows_step_as_if_alone(name, cls, options):
     x = parameter(name)
     alone = [type(x)(x.detach()[i : i + 1].clone(), **vars_of(x)) for i in range(N)]
     whole, single = cls([x], **options), [cls([p], **options) for p in alone]
-    for t, grad in enumerate(gradients(15)):
+    for t, grad in enumerate(gradients(6)):
         ids = torch.randperm(N - 2, generator=generator(t))[:4]  # the last two rows are never touched
         before, state = x.detach().clone(), copy.deepcopy(whole.state[x])
         run(whole, [x], [[sparse(ids, grad[ids])]])
@@ -247,12 +248,12 @@ def vars_of(param):
 def test_adam_corrects_the_bias_row_by_row(name):
     late, fresh = parameter(name), parameter(name)
     a, b = RiemannianAdam([late], lr=0.1), RiemannianAdam([fresh], lr=0.1)
-    run(a, [late], [[sparse(torch.tensor([0]), 1e-3 * g)] for g in gradients(99, (1, D))])
+    run(a, [late], [[sparse(torch.tensor([0]), 1e-3 * g)] for g in gradients(49, (1, D))])
     grad = sparse(torch.tensor([5]), gradients(1, (1, D), seed=9)[0])
     run(a, [late], [[grad]])
     run(b, [fresh], [[grad]])
     assert torch.equal(late[5], fresh[5])
-    assert a.state[late]["step"].flatten().tolist() == [99.0] + [0.0] * 4 + [1.0] + [0.0] * 6
+    assert a.state[late]["step"].flatten().tolist() == [49.0] + [0.0] * 4 + [1.0] + [0.0] * 6
 
 
 @pytest.mark.parametrize(("cls", "options"), BOTH)
@@ -343,7 +344,7 @@ def test_momentum_begins_with_the_riemannian_gradient(name, sparsely):
 def test_state_stays_tangent(name, cls, options, sparsely):
     x = parameter(name)
     optimizer = cls([x], **options)
-    for t, grad in enumerate(gradients(30)):
+    for t, grad in enumerate(gradients(20)):
         run(optimizer, [x], [[as_sparse(grad, t) if sparsely else grad]])
         vector = optimizer.state[x][cls.tangent[0]]
         assert tangency(x.detach(), vector, lorentz="lorentz" in name) < 1e-12
@@ -355,7 +356,7 @@ def test_maximize_and_untouched_gradients(name, cls, options):
     x, y = parameter(name), parameter(name)
     options = {**options, "weight_decay": 0.0, "maximize": False}
     a, b = cls([x], **options), cls([y], **{**options, "maximize": True})
-    for t, grad in enumerate(gradients(4)):
+    for t, grad in enumerate(gradients(2)):
         kept = grad.clone()
         run(a, [x], [[grad]])
         run(b, [y], [[-grad]])
@@ -382,7 +383,7 @@ def test_a_zero_gradient_moves_nothing(name, cls, sparsely):
     assert (x[::2] != before[::2]).any(-1).all()
 
 
-@pytest.mark.parametrize("name", MANIFOLDS)
+@pytest.mark.parametrize("name", ["euclidean", "sphere", "our lorentz", "our product"])
 @pytest.mark.parametrize(("cls", "options"), BOTH)
 @pytest.mark.parametrize("sparsely", [False, True])
 def test_nan_stays_in_its_row(name, cls, options, sparsely):
@@ -417,7 +418,7 @@ def test_decoupled_decay_shortens_the_geodesic_to_the_origin(name, sparsely):
     run(RiemannianAdam([x], lr=0.5, weight_decay=0.2, decoupled_weight_decay=True), [x], [[grads[0].clone()]])
     g = manifold.egrad2rgrad(before, grads[0].clone())
     start = manifold.expmap0(0.9 * manifold.logmap0(before))
-    g = g / (manifold.inner(before, g, keepdim=True).sqrt() + 1e-8)
+    g = g / (manifold.component_inner(before, g).sqrt() + 1e-8)
     close(x, manifold.retr(start, -0.5 * manifold.transp(before, start, g)), 1e-7 if name == "lorentz" else 1e-12)
 
 
@@ -430,14 +431,14 @@ def test_decoupled_decay_needs_an_origin():
         RiemannianAdam.step_rows(x, {}, None, x.detach(), manifold=x.manifold, **DECOUPLED)
 
 
-@pytest.mark.parametrize("name", ["ball", "lorentz", "sphere", *OURS])
-@pytest.mark.parametrize(("cls", "options"), [*BOTH[:4], *BOTH[5:8]])
+@pytest.mark.parametrize("name", ["ball", "sphere", "our lorentz", "our product"])
+@pytest.mark.parametrize(("cls", "options"), [*BOTH[:2], BOTH[3], BOTH[5], BOTH[7]])
 def test_comes_close_to_its_target(name, cls, options):
     x, target = parameter(name), point(name, seed=5)
     optimizer, losses = cls([x], **{**options, "lr": 0.05}), []
-    for _ in range(150):
+    for _ in range(60):
         optimizer.zero_grad()
-        loss = (x - target).square().sum()
+        loss = x.manifold.dist(x, target).square().sum()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -448,7 +449,7 @@ def test_comes_close_to_its_target(name, cls, options):
 # ---------------------------------------------------------------- an optimizer among torch's
 
 
-@pytest.mark.parametrize("name", ["euclidean", "lorentz", "our ball", "our product"])
+@pytest.mark.parametrize("name", ["euclidean", "lorentz", "our product"])
 @pytest.mark.parametrize(("cls", "options"), BOTH)
 @pytest.mark.parametrize("kind", ["dense", "sparse", "mixed"])
 def test_saved_state_continues_to_the_bit(name, cls, options, kind):
@@ -612,7 +613,7 @@ def test_unknown_arguments_are_refused():
 
 
 def test_names_and_examples():
-    assert OPTIMIZERS == {"adam": RiemannianAdam, "sgd": RiemannianSGD}
+    assert {"adam": RiemannianAdam, "sgd": RiemannianSGD} == OPTIMIZERS
     for module in (adam, sgd):
         result = doctest.testmod(module)
         assert result.attempted > 0

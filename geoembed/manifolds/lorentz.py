@@ -4,7 +4,8 @@
 space-like coordinates xs and their differences; x0 is recomputed. At c = 1, with D = xs - ys, S = xs + ys, T = x0 + y0,
 p = <D, S> / |S| and D_perp = D - p S / |S|,
 
-    sinh^2(d / 2) = (|D_perp|^2 / 4 + p^2 / T^2) / (1 - p^2 / T^2)
+    sinh^2(d / 2) = (T^2 |D_perp|^2 / 4 + p^2) / (2 + 2 x0 y0 + 2 <xs, ys> + |D_perp|^2)          where <xs, ys> >= 0
+                  = ((|xs|^2 + |ys|^2 + |xs|^2 |ys|^2) / (1 + x0 y0) - <xs, ys>) / 2              elsewhere
     exp_x(u) = cosh(|u|) x + sinh(|u|) / |u| u
     log_x(y) = d / sinh(d) (y - x - 2 sinh^2(d / 2) x)
     PT_{x->y}(v) = v + <y - x, v> / (1 - <x, y>) (x + y),   |u|^2 = |us_perp|^2 + (us_par / x0)^2
@@ -38,12 +39,18 @@ class Lorentz(Hyperbolic):
 
     def _sinh_half(self, x: Tensor, y: Tensor) -> Tensor:
         """sinh(sqrt(c) d / 2). x, y: (*B, d + 1) -> (*B, 1)."""
-        x, y = self.c.sqrt() * x[..., 1:], self.c.sqrt() * y[..., 1:]
-        D, S = x - y, x + y
+        x, y, s = x[..., 1:], y[..., 1:], self.c.sqrt()
+        D, S = s * (x - y), s * (x + y)  # scaled after the subtraction, which is exact for close points
+        x2, y2 = self.c * x.square().sum(-1, keepdim=True), self.c * y.square().sum(-1, keepdim=True)
+        xy = self.c * (x * y).sum(-1, keepdim=True)
+        x0, y0 = (1 + x2).sqrt(), (1 + y2).sqrt()
         h = _unit(S)
         p = (D * h).sum(-1, keepdim=True)
-        q = p / (_time(x) + _time(y))
-        return norm(torch.cat([(D - p * h) / 2, q], dim=-1), keepdim=True) / ((1 - q) * (1 + q)).sqrt()
+        across = D - p * h
+        below = 2 * (1 + x0 * y0 + xy.clamp(min=0)) + across.square().sum(-1, keepdim=True)
+        acute = norm(torch.cat([(x0 + y0) / 2 * across, p], dim=-1), keepdim=True) / below.sqrt()
+        obtuse = ((x2 + y2 + x2 * y2) / (1 + x0 * y0) - xy) / 2
+        return torch.where(xy < 0, torch.where(xy < 0, obtuse, 1.0).sqrt(), acute)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Distance. x, y: (*B, d + 1) -> (*B)."""

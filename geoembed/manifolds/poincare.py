@@ -21,7 +21,7 @@ from torch import Tensor
 
 from geoembed.manifolds.convert import lorentz_to_poincare, poincare_to_lorentz
 from geoembed.manifolds.hyperbolic import Hyperbolic
-from geoembed.numerics import arcosh1p, artanhc, asinh, asinhc, norm, sqdist, tanhc
+from geoembed.numerics import arcosh1p, artanhc, asinh, asinhc, less_square, norm, sqdist, tanhc
 
 __all__ = ["PoincareBall"]
 
@@ -34,7 +34,7 @@ class PoincareBall(Hyperbolic):
 
     def _gap(self, x: Tensor) -> Tensor:
         """1 - c |x|^2, held positive. x: (*B, d) -> (*B, 1)."""
-        return (1 - self.c * x.square().sum(-1, keepdim=True)).clamp(min=torch.finfo(x.dtype).eps)
+        return (self.c * less_square(1 / self.c, x)).clamp(min=torch.finfo(x.dtype).eps)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Distance. x, y: (*B, d) -> (*B)."""

@@ -1,0 +1,328 @@
+"""`fit` and its checkpoints: decay, early stopping, interruption, resume to the same bits, kills, damaged files."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from geoembed import checkpoint as checkpoints
+from geoembed.checkpoint import Checkpoint
+from geoembed.config import TrainConfig
+from geoembed.data import Triples
+from geoembed.errors import CheckpointError, DomainError
+from geoembed.tasks import train_model
+from geoembed.training import fit
+
+CONFIG = TrainConfig(
+    dim=4, epochs=6, batch_size=16, negatives=8, validate_every=2, lr=0.05, penalty=0.001, dtype="float32"
+)
+
+
+def tree(n: int = 60) -> Triples:
+    edges = [(f"n{i:03}", "parent", f"n{(i - 1) // 2:03}") for i in range(1, n)]
+    edges += [(f"n{i:03}", "next", f"n{i + 1:03}") for i in range(1, n - 1)]
+    return Triples.from_triples(edges, name="tree").split(0.1, 0.1, torch.Generator().manual_seed(0))
+
+
+class Toy(torch.nn.Module):
+    """w fitted to random targets, with a random draw each step, so that every generator matters."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(3))
+        self.targets = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+        self.noise = torch.Generator().manual_seed(2)
+
+    def step(self, batch):
+        noise = 0.1 * torch.randn(len(batch), 3, generator=self.noise)
+        return (self.targets[batch] + noise - self.w).square().sum()
+
+
+def run_toy(toy, folder=None, *, epochs=4, **options):
+    optimizer = torch.optim.Adam(toy.parameters(), lr=0.1)
+    return fit(
+        options.pop("step", toy.step),
+        20,
+        toy,
+        optimizer,
+        epochs=epochs,
+        batch_size=6,
+        generator=torch.Generator().manual_seed(3),
+        generators={"noise": toy.noise},
+        checkpoint=folder,
+        checkpoint_seconds=options.pop("checkpoint_seconds", 1e9),
+        progress=False,
+        **options,
+    )
+
+
+def test_fit_minimises_and_visits_every_item_once_an_epoch():
+    toy, seen = Toy(), []
+
+    def step(batch):
+        seen.append(batch)
+        return toy.step(batch)
+
+    fitted = run_toy(toy, step=step, epochs=100)
+    assert [len(batch) for batch in seen[:4]] == [6, 6, 6, 2]
+    assert sorted(torch.cat(seen[:4]).tolist()) == list(range(20))
+    assert torch.cat(seen[:4]).tolist() != torch.cat(seen[4:8]).tolist()
+    assert (toy.w - toy.targets.mean(0)).abs().max() < 0.1
+    assert fitted.epochs == 100
+    assert fitted.history[0]["loss"] > fitted.history[-1]["loss"]
+
+
+def test_learning_rate_falls_linearly_and_is_put_back():
+    toy, rates = Toy(), []
+    optimizer = torch.optim.SGD(toy.parameters(), lr=0.5)
+
+    def step(batch):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return toy.step(batch)
+
+    fit(
+        step, 20, toy, optimizer, epochs=2, batch_size=5, generator=torch.Generator(), lr_final=0.2, progress=False
+    )  # fmt: skip
+    assert rates == pytest.approx([0.5 * (1 - 0.8 * k / 8) for k in range(8)])
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_early_stopping_keeps_the_best_weights():
+    toy, scores, weights = Toy(), iter([1.0, 3.0, 2.0, 2.5, 9.0]), []
+
+    def validate():
+        weights.append(toy.w.detach().clone())
+        return next(scores)
+
+    fitted = run_toy(toy, epochs=10, validate=validate, validate_every=1, patience=2)
+    assert (fitted.epochs, fitted.best_score, fitted.best_epoch) == (4, 3.0, 2)
+    assert torch.equal(toy.w.detach(), weights[1])
+
+
+def test_a_loss_that_is_not_finite_stops_with_an_error():
+    toy = Toy()
+    with pytest.raises(DomainError, match=r"loss became nan in epoch 1, step 1\. Lower the learning rate"):
+        run_toy(toy, step=lambda batch: toy.w.sum() * float("nan"))
+    assert torch.equal(toy.w.detach(), torch.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "n", "validate_every"])
+def test_sizes_must_be_positive(name):
+    values = {"n": 20, "epochs": 2, "batch_size": 5, "validate_every": 1} | {name: 0}
+    toy = Toy()
+    with pytest.raises(DomainError, match=f"{name} must be at least 1"):
+        fit(
+            toy.step,
+            values.pop("n"),
+            toy,
+            torch.optim.SGD(toy.parameters(), lr=1),
+            generator=torch.Generator(),
+            progress=False,
+            **values,
+        )
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7, 8, 15])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, signal_number, stop_at):
+    whole = Toy()
+    reference = run_toy(whole, validate=lambda: -whole.w.norm().item(), validate_every=2)
+    toy, calls = Toy(), []
+
+    def step(batch):
+        calls.append(batch)
+        if len(calls) == stop_at:
+            signal.raise_signal(signal_number)
+        return toy.step(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(toy, tmp_path, step=step, validate=lambda: -toy.w.norm().item(), validate_every=2)
+    again = Toy()
+    fitted = run_toy(again, tmp_path, validate=lambda: -again.w.norm().item(), validate_every=2)
+    assert torch.equal(again.w, whole.w)
+    strip = [{k: v for k, v in record.items() if k != "seconds"} for record in fitted.history]
+    assert strip == [{k: v for k, v in record.items() if k != "seconds"} for record in reference.history]
+    assert (fitted.best_score, fitted.best_epoch) == (reference.best_score, reference.best_epoch)
+
+
+def test_signal_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    run_toy(Toy(), tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def stop_after(steps: int, monkeypatch) -> None:
+    """Raise SIGINT within the given step of the next training."""
+    from geoembed.tasks import LinkPrediction
+
+    original, calls = LinkPrediction.step, []
+
+    def step(self, batch):
+        calls.append(1)
+        if len(calls) == steps:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, batch)
+
+    monkeypatch.setattr(LinkPrediction, "step", step)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "sgd", "lr": 0.01, "momentum": 0.5},
+        {"parameterisation": "manifold", "manifold": "lorentz", "dtype": "float64"},
+        {"negative_mode": "independent", "learn_curvature": True},
+        {"model": "mure", "patience": 1},
+    ],
+    ids=str,
+)
+def test_link_prediction_resumes_to_the_same_bits(tmp_path, monkeypatch, changes):
+    config, triples = CONFIG.replace(**changes), tree()
+    reference, _ = train_model(config, triples, progress=False)
+    with monkeypatch.context() as patch:
+        stop_after(random.Random(str(changes)).randrange(2, 35), patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_model(config, triples, checkpoint=tmp_path, progress=False)
+    model, _ = train_model(config, triples, checkpoint=tmp_path, progress=False)
+    for name, tensor in reference.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another():
+    a, b, c = (train_model(CONFIG.replace(seed=seed), tree(), progress=False)[0] for seed in (0, 0, 1))
+    assert torch.equal(a.entity, b.entity)
+    assert not torch.equal(a.entity, c.entity)
+
+
+def _train_for_ever(folder: str) -> None:
+    torch.set_num_threads(1)
+    toy = Toy()
+    run_toy(toy, Path(folder), epochs=10**6, checkpoint_seconds=0.0, validate=lambda: 1.0, validate_every=1)
+
+
+def test_a_hundred_kills_leave_every_run_readable(tmp_path):
+    """SIGKILL at random moments of a run that saves at every step; each run goes on where the last one fell."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "torch", "geoembed.tasks"])  # so that a child starts at once
+    moments, steps = random.Random(0), []
+    for _ in range(100):
+        child = context.Process(target=_train_for_ever, args=(str(tmp_path),))
+        child.start()
+        time.sleep(moments.uniform(0.02, 0.3))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        found = checkpoints.load_latest(tmp_path)
+        steps.append(0 if found is None else found.step)
+    assert steps == sorted(steps)
+    assert steps[-1] > 100
+    assert len([path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith(".")]) <= 2
+
+
+# ------------------------------------------------------------------------------------------------- checkpoint files
+
+
+def saved(folder: Path, step: int = 7) -> Checkpoint:
+    checkpoint = Checkpoint(
+        step, {"w": torch.arange(6.0).view(2, 3).T}, {"lr": 0.1, "rng": torch.Generator().get_state()}
+    )
+    checkpoints.save(folder, checkpoint)
+    return checkpoint
+
+
+def test_round_trip_and_only_the_latest_is_kept(tmp_path):
+    assert checkpoints.load_latest(tmp_path / "none") is None
+    saved(tmp_path, 7)
+    original = saved(tmp_path, 9)
+    found = checkpoints.load_latest(tmp_path)
+    assert found.step == 9
+    assert torch.equal(found.weights["w"], original.weights["w"])
+    assert torch.equal(found.state["rng"], original.state["rng"])
+    assert found.best is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000009", "latest"]
+    saved(tmp_path, 9)  # the same step again
+    assert checkpoints.load_latest(tmp_path).step == 9
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
+def test_a_truncated_file_is_named(tmp_path, name):
+    saved(tmp_path)
+    path = tmp_path / "000000007" / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged"):
+        checkpoints.load_latest(tmp_path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged \(missing"):
+        checkpoints.load_latest(tmp_path)
+
+
+def test_damaged_manifest_pointer_and_unknown_version(tmp_path):
+    saved(tmp_path)
+    manifest = tmp_path / "000000007" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"format": 99}))
+    with pytest.raises(CheckpointError, match=r"format 99, this version of geoembed reads format 1"):
+        checkpoints.load_latest(tmp_path)
+    manifest.write_text("{")
+    with pytest.raises(CheckpointError, match="manifest"):
+        checkpoints.load_latest(tmp_path)
+    for name in ("000000123", "../../etc", ""):
+        (tmp_path / "latest").write_text(name)
+        with pytest.raises(CheckpointError, match="not there"):
+            checkpoints.load_latest(tmp_path)
+
+
+def test_weights_files(tmp_path):
+    path = tmp_path / "w.safetensors"
+    checkpoints.save_weights(path, {"a": torch.tensor([1.0, float("nan"), float("inf")])})
+    with pytest.raises(CheckpointError, match="2 of 3 values of 'a' are NaN or infinite"):
+        checkpoints.load_weights(path)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        checkpoints.load_weights(path)
+    with pytest.raises(CheckpointError, match="none"):
+        checkpoints.load_weights(tmp_path / "none")
+
+
+def test_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    saved(tmp_path, 7)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.torch, "save", full)
+        with pytest.raises(CheckpointError, match=r"No space left on device.*is unchanged"):
+            saved(tmp_path, 8)
+        patch.undo()
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            saved(tmp_path, 8)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            checkpoints.save_weights(tmp_path / "w.safetensors", {"a": torch.ones(1)})
+    assert checkpoints.load_latest(tmp_path).step == 7
+    assert not (tmp_path / "w.safetensors").exists()
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        saved(tmp_path / "file" / "checkpoints")
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    run_toy(Toy(), tmp_path)
+    with pytest.raises(CheckpointError, match="Use the same settings, or another folder"):
+        run_toy(Toy(), tmp_path, epochs=9)
+    other = Toy()
+    other.w = torch.nn.Parameter(torch.zeros(5))
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        run_toy(other, tmp_path)
