@@ -33,28 +33,14 @@ def safe_sqrt(x: Tensor) -> Tensor:
 _GRID = {torch.float64: 2.0**26, torch.float32: 2.0**11, torch.float16: 2.0**5, torch.bfloat16: 2.0**3}
 
 
-class _LessSquare(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(r2, x):
-        lead = (x * _GRID[x.dtype]).round_().mul_(1 / _GRID[x.dtype])
-        rest = (x - lead).mul_(x + lead).sum(-1, keepdim=True)
-        return r2 - lead.square_().sum(-1, keepdim=True) - rest
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        return grad.sum(), -2 * grad * x
-
-
 def less_square(r2: Tensor, x: Tensor) -> Tensor:
-    """r2 - |x|^2 with one rounding of r2 where |x|^2 comes close to it. r2: scalar, x: (*B, d) -> (*B, 1)."""
-    return _LessSquare.apply(r2.to(x.dtype), x)
+    """r2 - |x|^2, nearly exact where |x|^2 comes close to r2 <= 1. r2: scalar, x: (*B, d) -> (*B, 1)."""
+    plain = r2 - x.square().sum(-1, keepdim=True)  # for the derivatives
+    grid, point = _GRID[x.dtype], x.detach()
+    lead = (point * grid).round_().mul_(1 / grid)
+    rest = (point - lead).mul_(point + lead).sum(-1, keepdim=True)
+    exact = r2.detach() - lead.square_().sum(-1, keepdim=True) - rest
+    return plain + (exact - plain.detach())
 
 
 class _Arcosh1p(torch.autograd.Function):

@@ -2,11 +2,11 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -202,25 +202,38 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another():
     assert not torch.equal(a.entity, c.entity)
 
 
-def _train_for_ever(folder: str) -> None:
-    torch.set_num_threads(1)
-    toy = Toy()
-    run_toy(toy, Path(folder), epochs=10**6, checkpoint_seconds=0.0, validate=lambda: 1.0, validate_every=1)
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch, torch._dynamo  # the second is loaded by the first optimizer, which takes seconds
+from test_training import Toy, run_toy
+from geoembed.checkpoint import load_latest
+
+torch.set_num_threads(1)
+folder, moments = Path(sys.argv[1]), random.Random(0)
+for _ in range(100):
+    child = os.fork()
+    if child == 0:
+        toy = Toy()
+        run_toy(toy, folder, epochs=10**6, checkpoint_seconds=0.0, validate=lambda: 1.0, validate_every=1)
+        os._exit(1)
+    time.sleep(moments.uniform(0.0, 0.25))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    found = load_latest(folder)
+    print(0 if found is None else found.step)
+"""
 
 
 def test_a_hundred_kills_leave_every_run_readable(tmp_path):
     """SIGKILL at random moments of a run that saves at every step; each run goes on where the last one fell."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch", "geoembed.tasks"])  # so that a child starts at once
-    moments, steps = random.Random(0), []
-    for _ in range(100):
-        child = context.Process(target=_train_for_ever, args=(str(tmp_path),))
-        child.start()
-        time.sleep(moments.uniform(0.02, 0.3))
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        found = checkpoints.load_latest(tmp_path)
-        steps.append(0 if found is None else found.step)
+    tests = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, str(tmp_path)], cwd=tests, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    steps = [int(line) for line in done.stdout.split()]
+    assert len(steps) == 100
     assert steps == sorted(steps)
     assert steps[-1] > 100
     assert len([path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith(".")]) <= 2
