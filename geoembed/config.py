@@ -40,17 +40,17 @@ class TrainConfig:
         ("tangent", "manifold"),
     )
     optimizer: str = _setting("adam", "Riemannian Adam or SGD", ("adam", "sgd"))
-    lr: float = _setting(0.03, "learning rate at the start", low=0)
+    lr: float = _setting(0.015, "learning rate at the start", low=0)
     lr_final: float = _setting(0.05, "fraction of the learning rate left at the end of its linear decay", low=0)
     momentum: float = _setting(0.0, "momentum of sgd", low=0)
-    epochs: int = _setting(100, "passes over the training triples", low=1)
+    epochs: int = _setting(120, "passes over the training triples", low=1)
     batch_size: int = _setting(512, "triples a step", low=1)
     negatives: int = _setting(128, "corrupted tails a triple is compared with", low=1)
     negative_mode: str = _setting(
         "shared", "one draw of negatives for the whole batch, or one for each triple", ("shared", "independent")
     )
     negative_weight: float = _setting(50.0, "weight of the mean loss of the negatives", low=0)
-    penalty: float = _setting(0.0075, "weight of d(0, head)^2 + d(0, tail)^2", low=0)
+    penalty: float = _setting(0.025, "weight of d(0, head)^2 + d(0, tail)^2", low=0)
     validate_every: int = _setting(10, "epochs between validations", low=1)
     validate_queries: int = _setting(2000, "at most so many validation queries, the same ones each time", low=1)
     patience: int = _setting(0, "stop after so many validations without a better MRR; 0 never stops early", low=0)
@@ -61,7 +61,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            value, default = getattr(self, f.name), f.default
+            default: Any = f.default
+            value: Any = getattr(self, f.name)
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, f.name, value := float(value))
             if type(value) is not type(default):

@@ -14,6 +14,7 @@ Combinators replace options: `Power(d, 2)`, `Scaled(d, 0.1)`, `Symmetrised(d)`, 
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -214,6 +215,9 @@ class ProductDistance(Distance):
         self.is_metric = all(distance.is_metric for distance, _ in parts)
         self.upper_bound = math.hypot(*(distance.upper_bound for distance, _ in parts))
 
+    def _parts(self, x: Tensor, y: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
+        return zip(self.distances, self._split(x), self._split(y), strict=True)
+
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         if x.shape[-1] != sum(self.sizes):
             raise ShapeError(
@@ -223,12 +227,10 @@ class ProductDistance(Distance):
         return x.split(self.sizes, dim=-1)
 
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
-        parts = zip(self.distances, self._split(x), self._split(y), strict=True)
-        return norm(torch.stack([d._forward(a, b) for d, a, b in parts], dim=-1))
+        return norm(torch.stack([d._forward(a, b) for d, a, b in self._parts(x, y)], dim=-1))
 
     def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        parts = zip(self.distances, self._split(x), self._split(y), strict=True)
-        return norm(torch.stack([d._pairwise(a, b) for d, a, b in parts], dim=-1))
+        return norm(torch.stack([d._pairwise(a, b) for d, a, b in self._parts(x, y)], dim=-1))
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}"

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from geoembed.data import Filter, Triples
+from geoembed.data import Filter, Split, Triples
 from geoembed.distance import DEFAULT_BUDGET
 from geoembed.errors import DataError, DomainError, NumericalWarning
 
@@ -136,7 +136,7 @@ def rank_block(scores: Tensor, target: Tensor, rows: Tensor, known: Tensor) -> t
 def evaluate(
     model: Ranker,
     triples: Triples,
-    split: str = "test",
+    split: Split = "test",
     *,
     exclude_query_entity: bool = False,
     queries: Tensor | None = None,
@@ -151,7 +151,7 @@ def evaluate(
         exclude_query_entity: drop the query's own entity from the candidates (the protocol of MuRP's code).
         queries: (q, 3) directed triples to rank instead of the whole split, as `triples.with_inverses` gives them.
         budget: bytes that the blocks of scores may take.
-        progress: show a progress bar.
+        progress: show a progress bar, where standard error is a terminal.
 
     Raises:
         DataError: if the split is empty.
@@ -169,7 +169,7 @@ def evaluate(
     n_rel = triples.n_relations
     optimistic, pessimistic, candidates = (torch.empty(len(directed), dtype=torch.float64) for _ in range(3))
     broken, device = 0, next(model.parameters()).device
-    bar = tqdm(total=len(directed), desc=f"rank {split}", unit="query", leave=False, disable=not progress)
+    bar = tqdm(total=len(directed), desc=f"rank {split}", unit="query", leave=False, disable=None if progress else True)
     with torch.no_grad(), bar:
         for relation in directed[:, 1].unique().tolist():
             score = model.tail_scorer(relation)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from geoembed.config import TrainConfig
-from geoembed.data import Triples
+from geoembed.data import Split, Triples
 from geoembed.evaluation import RankingResult, evaluate
 from geoembed.runs import Run, load_triples
 from geoembed.tasks import train_model
@@ -63,7 +63,7 @@ def train(
 
 def evaluate_run(
     run: Run,
-    split: str = "test",
+    split: Split = "test",
     *,
     triples: Triples | None = None,
     exclude_query_entity: bool = False,
@@ -136,7 +136,8 @@ def _title(run: Run) -> str:
     config = run.config
     if config.model == "mure":
         return f"MuRE d={config.dim} (Euclidean)"
-    return f"MuRP d={config.dim} ({config.manifold}, c={config.curvature:g})"
+    c = run.model.manifold.c.item() if run.trained and config.learn_curvature else config.curvature
+    return f"MuRP d={config.dim} ({config.manifold}, c={c:.4g}{' learned' if config.learn_curvature else ''})"
 
 
 def _next_folder(config: TrainConfig, triples: Triples) -> Path:

@@ -15,7 +15,19 @@ works under `torch.compile(fullgraph=True)` and `torch.vmap`.
 import torch
 from torch import Tensor
 
-__all__ = ["arcosh1p", "artanh", "artanhc", "asinh", "asinhc", "less_square", "norm", "safe_sqrt", "sinhc", "sqdist", "tanhc"]
+__all__ = [
+    "arcosh1p",
+    "artanh",
+    "artanhc",
+    "asinh",
+    "asinhc",
+    "less_square",
+    "norm",
+    "safe_sqrt",
+    "sinhc",
+    "sqdist",
+    "tanhc",
+]
 
 
 def norm(x: Tensor, keepdim: bool = False) -> Tensor:

@@ -12,6 +12,7 @@ that cover both sides. MuRP's code takes the mean over B (1 + N) terms with N = 
 from collections.abc import Callable
 from pathlib import Path
 
+import geoopt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +21,7 @@ from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.errors import DataError
 from geoembed.evaluation import evaluate
-from geoembed.manifolds import MANIFOLDS, Euclidean
+from geoembed.manifolds import HYPERBOLIC, Euclidean, Hyperbolic
 from geoembed.models import MultiRelational
 from geoembed.optim import RiemannianAdam, RiemannianSGD
 from geoembed.training import Fitted, fit
@@ -85,10 +86,9 @@ class LinkPrediction:
 
 def build_model(config: TrainConfig, n_entities: int, n_relations: int) -> MultiRelational:
     """The model of a configuration, with 2 * n_relations relations and initial values of its seed."""
-    if config.model == "mure":
-        manifold = Euclidean()
-    else:
-        manifold = MANIFOLDS[config.manifold](config.curvature, learnable=config.learn_curvature)
+    manifold: geoopt.Manifold = Euclidean()
+    if config.model == "murp":
+        manifold = HYPERBOLIC[config.manifold](config.curvature, learnable=config.learn_curvature)
     return MultiRelational(
         n_entities,
         2 * n_relations,
@@ -100,12 +100,18 @@ def build_model(config: TrainConfig, n_entities: int, n_relations: int) -> Multi
     ).to(config.device)
 
 
-def build_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Riemannian Adam or SGD; on tangent coordinates both are their Euclidean namesakes."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def build_optimizer(config: TrainConfig, model: MultiRelational) -> torch.optim.Optimizer:
+    """Riemannian Adam or SGD; on tangent coordinates both are their Euclidean namesakes.
+
+    The papers state learning rates for ball coordinates, in which tangent vectors at the origin are half as long as in
+    our orthonormal ones. Adam's steps do not scale with the gradient, so the points take twice its learning rate.
+    """
     if config.optimizer == "sgd":
-        return RiemannianSGD(parameters, lr=config.lr, momentum=config.momentum)
-    return RiemannianAdam(parameters, lr=config.lr)
+        return RiemannianSGD(model.parameters(), lr=config.lr, momentum=config.momentum)
+    halved = isinstance(model.manifold, Hyperbolic) and model.tangent
+    points = [model.entity, model.translation]
+    others = [p for p in model.parameters() if all(p is not q for q in points)]
+    return RiemannianAdam([{"params": points, "lr": config.lr * (2 if halved else 1)}, {"params": others}], lr=config.lr)
 
 
 def generators(seed: int) -> dict[str, torch.Generator]:

@@ -3,6 +3,6 @@
 from geoembed.data.catalogue import Manifest, available, load
 from geoembed.data.closures import Closure
 from geoembed.data.filters import Filter
-from geoembed.data.triples import Triples
+from geoembed.data.triples import Split, Triples
 
-__all__ = ["Closure", "Filter", "Manifest", "Triples", "available", "load"]
+__all__ = ["Closure", "Filter", "Manifest", "Split", "Triples", "available", "load"]

@@ -8,6 +8,17 @@ from geoembed.manifolds.lorentz import Lorentz
 from geoembed.manifolds.poincare import PoincareBall
 from geoembed.manifolds.product import Product
 
-__all__ = ["MANIFOLDS", "Euclidean", "HalfSpace", "Hyperbolic", "Lorentz", "PoincareBall", "Product", "convert"]
+__all__ = [
+    "HYPERBOLIC",
+    "MANIFOLDS",
+    "Euclidean",
+    "HalfSpace",
+    "Hyperbolic",
+    "Lorentz",
+    "PoincareBall",
+    "Product",
+    "convert",
+]
 
-MANIFOLDS = {"euclidean": Euclidean, "halfspace": HalfSpace, "lorentz": Lorentz, "poincare": PoincareBall}
+HYPERBOLIC = {"halfspace": HalfSpace, "lorentz": Lorentz, "poincare": PoincareBall}
+MANIFOLDS = {"euclidean": Euclidean, **HYPERBOLIC}

@@ -3,7 +3,8 @@
 Reference: Gu, Sala, Gunel, Re, "Learning mixed-curvature representations in product spaces", ICLR 2019.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import geoopt
 import torch
@@ -70,7 +71,7 @@ class Product(geoopt.Manifold):
 
     def cdist(self, x: Tensor, y: Tensor) -> Tensor:
         """Matrix of distances. x: (*B, n, k), y: (*B, m, k) -> (*B, n, m)."""
-        return safe_sqrt(sum(part.square() for part in self._each("cdist", x, y)))
+        return safe_sqrt(torch.stack(self._each("cdist", x, y)).square().sum(0))
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         """Sum of the inner products of the factors. x, u, v: (*B, k) -> (*B)."""
@@ -122,7 +123,8 @@ class Product(geoopt.Manifold):
 
     def from_tangent(self, u: Tensor) -> Tensor:
         """Inverse of `to_tangent`. u: (*B, d) -> (*B, k)."""
-        parts = zip(self.factors, u.split(self.dims, dim=-1), strict=True)
+        factors: Iterable[Any] = self.factors
+        parts = zip(factors, u.split(self.dims, dim=-1), strict=True)
         return torch.cat([manifold.from_tangent(part) for manifold, part in parts], dim=-1)
 
     def origin(self, *size, dtype=None, device=None, seed=None) -> Tensor:
@@ -141,8 +143,7 @@ class Product(geoopt.Manifold):
 
     def barycentre(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Weighted Frechet mean, factor by factor. x: (*B, n, k), weights: (*B, n) -> (*B, k)."""
-        parts: list[Callable] = [manifold.barycentre for manifold in self.factors]
-        return torch.cat([mean(part, weights) for mean, part in zip(parts, self.split(x), strict=True)], dim=-1)
+        return torch.cat(self._each("barycentre", x, weights=weights), dim=-1)
 
     def check(self, x: Tensor, atol: float = 1e-5) -> None:
         """Raise DomainError unless every row of x: (*B, k) is a point of the product."""

@@ -13,6 +13,7 @@ Reference: Balazevic, Allen, Hospedales, "Multi-relational Poincare graph embedd
 Here |u| is the distance from the origin; in the paper's ball coordinates tangent vectors are half as long.
 """
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -158,10 +159,9 @@ class MultiRelational(nn.Module):
 
     @torch.no_grad()
     def parameterised(self, tangent: bool, dtype: torch.dtype | None = None) -> "MultiRelational":
-        """The same model with its points held the other way; scores agree to rounding."""
-        other = MultiRelational(
-            self.n_entities, self.n_relations, self.dim, self.manifold, tangent=tangent, dtype=dtype, sparse=self.sparse
-        )
+        """A copy of the model with its points held the given way; scores agree to rounding."""
+        space, sizes = copy.deepcopy(self.manifold), (self.n_entities, self.n_relations, self.dim)
+        other = MultiRelational(*sizes, space, tangent=tangent, dtype=dtype, sparse=self.sparse).to(self.entity.device)
         for table in ("entity", "translation"):
             source, target = getattr(self, table), getattr(other, table)
             u = (source if self.tangent else self.manifold.to_tangent(source)).to(target.dtype)
