@@ -107,7 +107,7 @@ class RankingResult:
 
 
 def rank_block(scores: Tensor, target: Tensor, rows: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ranks of the targets in a block of scores, which is overwritten.
+    """Ranks of the targets in a block of scores.
 
     A target with a NaN or infinite score gets the worst rank; other candidates that are NaN count as worse.
 
@@ -119,18 +119,23 @@ def rank_block(scores: Tensor, target: Tensor, rows: Tensor, known: Tensor) -> t
     Returns:
         (optimistic rank, pessimistic rank, number of candidates), each (B,).
     """
-    here = torch.arange(len(target), device=scores.device)
-    answer = scores[here, target].unsqueeze(-1)
-    other = known != target[rows]
-    filtered = scores.new_zeros(scores.shape, dtype=torch.bool)
-    filtered[rows[other], known[other]] = True
-    scores.masked_fill_(filtered, -torch.inf)
-    n = scores.shape[1] - filtered.sum(-1)
-    better, equal = (scores > answer).sum(-1), (scores == answer).sum(-1)
-    worst = ~answer.squeeze(-1).isfinite()
-    optimistic = torch.where(worst, n, better + 1)
-    pessimistic = torch.where(worst, n, better + equal)
-    return optimistic, pessimistic, n
+    size, n = scores.shape
+    answer = scores[torch.arange(size, device=scores.device), target]
+    taken = (rows * n + known)[known != target[rows]].unique()  # each once
+    rows, known = taken // n, taken % n
+    value, bar = scores[rows, known], answer[rows]
+
+    def count(whole: Tensor, left_out: Tensor) -> Tensor:
+        # an int32 sum of a mask is ten times faster than the default one
+        return whole.sum(-1, dtype=torch.int32) - rows[left_out].bincount(minlength=size)
+
+    candidates = n - rows.bincount(minlength=size)
+    better = count(scores > answer.unsqueeze(-1), value > bar)
+    equal = count(scores == answer.unsqueeze(-1), value == bar)
+    worst = ~answer.isfinite()
+    optimistic = torch.where(worst, candidates, better + 1)
+    pessimistic = torch.where(worst, candidates, better + equal)
+    return optimistic, pessimistic, candidates
 
 
 def evaluate(
@@ -168,18 +173,19 @@ def evaluate(
     known = triples.known()
     n_rel = triples.n_relations
     optimistic, pessimistic, candidates = (torch.empty(len(directed), dtype=torch.float64) for _ in range(3))
-    broken, device = 0, next(model.parameters()).device
+    broken, device, width = 0, next(model.parameters()).device, max(p.element_size() for p in model.parameters())
     bar = tqdm(total=len(directed), desc=f"rank {split}", unit="query", leave=False, disable=None if progress else True)
     with torch.no_grad(), bar:
         for relation in directed[:, 1].unique().tolist():
             score = model.tail_scorer(relation)
-            for block in _blocks((directed[:, 1] == relation).nonzero().squeeze(-1), triples.n_entities, budget):
+            rows = max(1, budget // (4 * width * triples.n_entities))  # scores, a temporary of the model, masks, sums
+            for block in (directed[:, 1] == relation).nonzero().squeeze(-1).split(rows):
                 heads, targets = directed[block, 0], directed[block, 2]
                 scores = score(heads.to(device)).cpu()
-                broken += int(scores.isnan().any(-1).sum())
-                rows, columns = _filtered(known, heads, relation, exclude_query_entity)
+                broken += int(scores.amax(-1).isnan().sum())  # amax passes NaN on
+                taken = _filtered(known, heads, relation, exclude_query_entity)
                 optimistic[block], pessimistic[block], candidates[block] = (
-                    part.double() for part in rank_block(scores, targets, rows, columns)
+                    part.double() for part in rank_block(scores, targets, *taken)
                 )
                 bar.update(len(block))
     if broken:
@@ -197,11 +203,6 @@ def evaluate(
         relations=triples.relations,
         protocol=_protocol(triples, exclude_query_entity),
     )
-
-
-def _blocks(index: Tensor, n_entities: int, budget: int) -> tuple[Tensor, ...]:
-    rows = max(1, budget // (n_entities * 16))  # scores, two temporaries and the masks, in float32
-    return index.split(rows)
 
 
 def _filtered(known: Filter, heads: Tensor, relation: int, exclude_query_entity: bool) -> tuple[Tensor, Tensor]:

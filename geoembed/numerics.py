@@ -51,7 +51,7 @@ def less_square(r2: Tensor, x: Tensor) -> Tensor:
     grid, point = _GRID[x.dtype], x.detach()
     lead = (point * grid).round_().mul_(1 / grid)
     rest = (point - lead).mul_(point + lead).sum(-1, keepdim=True)
-    exact = r2.detach() - lead.square_().sum(-1, keepdim=True) - rest
+    exact = r2.detach() - lead.square().sum(-1, keepdim=True) - rest
     return plain + (exact - plain.detach())
 
 

@@ -111,7 +111,9 @@ def build_optimizer(config: TrainConfig, model: MultiRelational) -> torch.optim.
     halved = isinstance(model.manifold, Hyperbolic) and model.tangent
     points = [model.entity, model.translation]
     others = [p for p in model.parameters() if all(p is not q for q in points)]
-    return RiemannianAdam([{"params": points, "lr": config.lr * (2 if halved else 1)}, {"params": others}], lr=config.lr)
+    return RiemannianAdam(
+        [{"params": points, "lr": config.lr * (2 if halved else 1)}, {"params": others}], lr=config.lr
+    )
 
 
 def generators(seed: int) -> dict[str, torch.Generator]:

@@ -1,9 +1,9 @@
 """How many digits the hyperbolic models keep, against 60-digit oracles, and that nothing overflows on the way."""
 
-import hyperbolic_oracle as oracle
 import pytest
 import torch
 
+import hyperbolic_oracle as oracle
 from geoembed.manifolds import HalfSpace, Lorentz, PoincareBall, convert
 
 MODELS = [PoincareBall, HalfSpace, Lorentz]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from geoembed.errors import ConvergenceWarning, DomainError, ShapeError
+from geoembed.numerics import norm
 
 __all__ = ["Hyperbolic"]
 
@@ -128,7 +129,7 @@ class Hyperbolic(geoopt.Manifold):
         """The point that minimises sum_i w_i d(y, x_i)^2 (Frechet mean, Karcher flow from the Lorentzian centroid).
 
         x: (*B, n, k), weights: (*B, n) >= 0, uniform if None -> (*B, k). `tolerance`: length of the last step, by
-        default a few roundings of the largest distance. ConvergenceWarning if it was not reached in max_iter steps.
+        default a few roundings of the largest distance, times the cosh of the radius by which coordinates coarsen. ConvergenceWarning if it was not reached in max_iter steps.
         """
         w = torch.ones(x.shape[:-1], dtype=x.dtype, device=x.device) if weights is None else weights
         if x.shape[-2] == 0 or w.shape != x.shape[:-1]:
@@ -146,7 +147,10 @@ class Hyperbolic(geoopt.Manifold):
             step = (w * self.logmap(y.unsqueeze(-2).expand_as(x), x)).sum(-2) / bend
             length = self.norm(y, step)
             y = self.expmap(y, step)
-            limit = 8 * torch.finfo(x.dtype).eps * (1 + d.amax(-1)) if tolerance is None else tolerance
+            limit = tolerance
+            if limit is None:
+                coarse = (self.c.sqrt() * norm(self.to_tangent(y))).cosh()
+                limit = 8 * torch.finfo(x.dtype).eps * (1 + d.amax(-1)) * coarse
             if bool((length <= limit).all()):
                 return y
         warnings.warn(

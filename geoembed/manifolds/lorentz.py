@@ -2,10 +2,10 @@
 
 -<x, y> loses all digits of a close pair at half the range of the coordinates. Here every function starts from the
 space-like coordinates xs and their differences; x0 is recomputed. At c = 1, with D = xs - ys, S = xs + ys, T = x0 + y0,
-p = <D, S> / |S| and D_perp = D - p S / |S|,
+p = <D, S> / |S| and q = 2 |xs| |z| / |S|, z the part of ys, or of D, across xs (xs the longer of the two),
 
-    sinh^2(d / 2) = (T^2 |D_perp|^2 / 4 + p^2) / (2 + 2 x0 y0 + 2 <xs, ys> + |D_perp|^2)          where <xs, ys> >= 0
-                  = ((|xs|^2 + |ys|^2 + |xs|^2 |ys|^2) / (1 + x0 y0) - <xs, ys>) / 2              elsewhere
+    sinh^2(d / 2) = (p^2 + T^2 q^2 / 4) / (2 + 2 x0 y0 + 2 <xs, ys> + q^2)                  if the points are close
+                  = ((|xs|^2 + |ys|^2 + |xs|^2 |ys|^2) / (1 + x0 y0) - <xs, ys>) / 2        if they are not
     exp_x(u) = cosh(|u|) x + sinh(|u|) / |u| u
     log_x(y) = d / sinh(d) (y - x - 2 sinh^2(d / 2) x)
     PT_{x->y}(v) = v + <y - x, v> / (1 - <x, y>) (x + y),   |u|^2 = |us_perp|^2 + (us_par / x0)^2
@@ -39,18 +39,23 @@ class Lorentz(Hyperbolic):
 
     def _sinh_half(self, x: Tensor, y: Tensor) -> Tensor:
         """sinh(sqrt(c) d / 2). x, y: (*B, d + 1) -> (*B, 1)."""
-        x, y, s = x[..., 1:], y[..., 1:], self.c.sqrt()
-        D, S = s * (x - y), s * (x + y)  # scaled after the subtraction, which is exact for close points
-        x2, y2 = self.c * x.square().sum(-1, keepdim=True), self.c * y.square().sum(-1, keepdim=True)
-        xy = self.c * (x * y).sum(-1, keepdim=True)
+        s = self.c.sqrt()
+        x, y, D = s * x[..., 1:], s * y[..., 1:], s * (x[..., 1:] - y[..., 1:])  # exact for close points
+        x2, y2, xy = (_inner(x, x), _inner(y, y), _inner(x, y))
         x0, y0 = (1 + x2).sqrt(), (1 + y2).sqrt()
-        h = _unit(S)
-        p = (D * h).sum(-1, keepdim=True)
-        across = D - p * h
-        below = 2 * (1 + x0 * y0 + xy.clamp(min=0)) + across.square().sum(-1, keepdim=True)
-        acute = norm(torch.cat([(x0 + y0) / 2 * across, p], dim=-1), keepdim=True) / below.sqrt()
-        obtuse = ((x2 + y2 + x2 * y2) / (1 + x0 * y0) - xy) / 2
-        return torch.where(xy < 0, torch.where(xy < 0, obtuse, 1.0).sqrt(), acute)
+        outer = (x2 + y2 + x2 * y2) / (1 + x0 * y0)  # x0 y0 - 1
+        far = xy < 0.9 * outer
+
+        large, small = torch.where(x2 > y2, x, y), torch.where(x2 > y2, y, x)
+        short = torch.where(_inner(D, D) < torch.minimum(x2, y2), D, small)  # both have the same part across `large`
+        h, length = _unit(large), norm(large, keepdim=True)
+        total = torch.maximum(norm(x + y, keepdim=True), length)  # |S|, the larger in all pairs that are not far
+        total = torch.where(total > 0, total, 1.0)
+        across = 2 * length / total * (short - _inner(short, h) * h)
+        p = _inner(D, x + y) / total
+        below = 2 * (1 + x0 * y0 + xy.clamp(min=0)) + _inner(across, across)
+        near = norm(torch.cat([(x0 + y0) / 2 * across, p], dim=-1), keepdim=True) / below.sqrt()
+        return torch.where(far, torch.where(far, (outer - xy) / 2, 1.0).sqrt(), near)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Distance. x, y: (*B, d + 1) -> (*B)."""
@@ -157,8 +162,8 @@ class Lorentz(Hyperbolic):
         return (False, "expected <x, u> = 0") if bool(off.any()) else (True, None)
 
 
-def _time(x: Tensor) -> Tensor:
-    return (1 + x.square().sum(-1, keepdim=True)).sqrt()
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum(-1, keepdim=True)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import geoopt
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall
 from geoembed.numerics import sinhc
@@ -42,7 +41,6 @@ class _SquaredArcosh1p(torch.autograd.Function):
         return d.square_()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (half_slope,) = ctx.saved_tensors
         return (grad * half_slope).mul_(2)

@@ -1,0 +1,102 @@
+"""What the benchmarks share: CPU time of functions that take turns, peak memory, tables."""
+
+import argparse
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+
+def arguments(description: str | None, data: bool = False) -> argparse.ArgumentParser:
+    """A parser with --data and --rounds; one thread from here on."""
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )  # fmt: skip
+    if data:
+        parser.add_argument("--data", type=Path, required=True, help="folder with train, valid and test triples")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that each contender takes")
+    return parser
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int] | int = 1
+) -> dict[str, list[float]]:
+    """CPU seconds of one call of each function, one figure a round. All take a turn in each round, after a warm-up.
+
+    repeats: calls in a turn, whose mean is the figure.
+    """
+    many = dict.fromkeys(contenders, repeats) if isinstance(repeats, int) else repeats
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for run in contenders.values():
+        run()
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            start = time.process_time()
+            for _ in range(many[name]):
+                run()
+            seconds[name].append((time.process_time() - start) / many[name])
+    return seconds
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Median over the rounds of slow / fast, each measured back to back."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def rss() -> int:
+    """Bytes of resident memory now; where /proc is missing, the peak so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize()
+    except OSError:
+        return peak_rss()
+
+
+def peak_rss() -> int:
+    """Bytes of resident memory at its peak since the process started."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Memory:
+    """Samples the resident memory every millisecond; `above` is the peak less what was there before."""
+
+    def __enter__(self) -> "Memory":
+        self.before = self.peak = rss()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.001):
+            self.peak = max(self.peak, rss())
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def above(self) -> int:
+        return self.peak - self.before
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a Markdown table."""
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+    print(f"\n{machine()}\n", flush=True)
+
+
+def machine() -> str:
+    return f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time, medians."
