@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if rest:
             _unknown(args, rest)
-        warnings.showwarning = _show_warning
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            args.run(args)
     except GeoEmbedError as error:
         print(f"geoembed: error: {error}", file=sys.stderr)
         return 1

@@ -55,6 +55,8 @@ def train(
         results = {name: evaluate_run(r, triples=triples, progress=progress) for name, r in rows.items()}
         say("\n" + table({name: result.metrics() for name, result in results.items()}))
         say(f"test split, {next(iter(results.values())).protocol}")
+    else:
+        say("\nno triples are held out for a test, so nothing is evaluated")
     if picture:
         say(f"\npicture:   {plot_run(run, triples=triples)}")
     say(f"neighbours: geoembed query {run.folder} {triples.entities[0]!r} -k 10")

@@ -152,8 +152,8 @@ def plot_embedding(model: MultiRelational, triples: Triples, path: StrPath, *, l
     if not about and tree is not None:
         about = (
             f"A hyperbolic map of the {triples.relations[tree.relation]} hierarchy: {len(picture.names):,} of "
-            f"{len(u):,} entities, each below the parent that the model finds most probable, siblings with like embeddings side by "
-            "side, and farther out the less probable the model finds the edge"
+            f"{len(u):,} entities, each below the parent that the model finds most probable, siblings with like "
+            "embeddings side by side, and farther out the less probable the model finds the edge"
         )
     _draw(
         picture._replace(
@@ -367,18 +367,22 @@ def _render(picture: Picture, labels: int) -> tuple[Any, list[Any]]:
         )
     )
     few = 1 + 8 / (1 + len(picture.z) / 20)  # a graph of a few nodes gets dots that can be seen
-    axes.scatter(picture.z.real, picture.z.imag, s=few * (1.0 + 1.2 * size**1.7), c=colour, edgecolors="none", zorder=2)
+    dots = np.sqrt(few * (1.0 + 1.2 * size**1.7))  # diameters in points
+    axes.scatter(picture.z.real, picture.z.imag, s=dots**2, c=colour, edgecolors="none", zorder=2)
     for row, line in enumerate((picture.title or "").split("\n")):
         style: dict[str, Any] = {"fontsize": 10, "color": GREY} if row else {"fontsize": 16, "color": INK}
         figure.text(0.02, 1 - (0.2 + 0.28 * row) / HEIGHT, line, va="top", parse_math=False, **style)
     if picture.caption:
         text = "\n".join(textwrap.wrap(picture.caption, 165))
         figure.text(0.02, 0.12 / HEIGHT, text, fontsize=8, color=GREY, va="bottom", parse_math=False)
-    return figure, _place_names(axes, picture, curves, labels)
+    return figure, _place_names(axes, picture, curves, dots / 2 * DPI / 72, labels)
 
 
-def _place_names(axes: Any, picture: Picture, curves: np.ndarray, labels: int) -> list[Any]:
-    """Names in order of importance, each where it hides least; one that finds no free place is left out."""
+def _place_names(axes: Any, picture: Picture, curves: np.ndarray, radius: np.ndarray, labels: int) -> list[Any]:
+    """Names in order of importance, each where it hides least; one that finds no free place is left out.
+
+    radius: (n,) of the dots, in pixels; names keep clear of the dots of the most important points.
+    """
     from matplotlib.colors import to_rgb
     from matplotlib.patheffects import withStroke
 
@@ -386,16 +390,19 @@ def _place_names(axes: Any, picture: Picture, curves: np.ndarray, labels: int) -
     to_pixels, to_data = axes.transData, axes.transData.inverted()
     at = to_pixels.transform(_xy(picture.z))
     ink = _Ink(to_pixels.transform(_xy(np.concatenate([curves.ravel(), np.repeat(picture.z, 4)]))), axes.bbox)
-    taken = np.empty((0, 4))
+    main = np.argsort(-picture.importance, kind="stable")[: 2 * labels]
+    around = radius[main, None]
+    taken = np.concatenate([at[main] - around, at[main] + around], 1)
+    prominence = np.log(np.maximum(picture.size / max(picture.size.max(initial=0), 1e-300), 1e-300))
     placed: list[Any] = []
     alone = np.full(len(at), np.inf)  # distance to the nearest dot with a name, in pixels
     tried = np.zeros(len(at), bool)
     for _ in range(min(20 * labels, len(at))):
-        i = int(np.where(tried, -1.0, picture.importance * np.minimum(1, alone / SPREAD) ** 1.5).argmax())
+        i = int(np.where(tried, -1.0, picture.importance * np.minimum(1, alone / SPREAD) ** 2).argmax())
         if len(placed) >= labels:
             break
         tried[i] = True
-        points = LARGEST + (SMALLEST - LARGEST) * min(1.0, len(placed) / max(1.0, 0.7 * labels))
+        points = LARGEST + (SMALLEST - LARGEST) * min(1.0, -prominence[i] / np.log(60))
         text = axes.text(
             *(0, 0, names[i]),
             fontsize=points,
@@ -406,7 +413,7 @@ def _place_names(axes: Any, picture: Picture, curves: np.ndarray, labels: int) -
             path_effects=[withStroke(linewidth=2.8, foreground="white", alpha=0.85)],
         )
         box = text.get_window_extent()
-        places = at[i] + _anchors(box.width, box.height, gap=0.8 * points)
+        places = at[i] + _anchors(box.width, box.height, gap=radius[i] + PAD + 2)
         boxes = np.concatenate([places, places + np.array([box.width, box.height])], 1)
         free = ~_overlap(boxes + np.array([-PAD, -PAD, PAD, PAD]), taken).any(1) & _within(boxes, axes.bbox)
         hidden = ink.share(boxes)
@@ -448,6 +455,7 @@ class _Ink:
 
 def _anchors(width: float, height: float, gap: float) -> np.ndarray:
     """Lower left corners, relative to a dot, of boxes around it: right, left, above, below, then the corners."""
+    # the corners of a box may come nearer to a round dot than its sides
     across = {"right": gap, "left": -gap - width, "middle": -width / 2}
     along = {"above": 0.6 * gap, "below": -0.6 * gap - height, "level": -height / 2}
     beside = [("right", "level"), ("left", "level"), ("middle", "above"), ("middle", "below")]

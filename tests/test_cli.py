@@ -227,11 +227,19 @@ def test_one_relation_and_one_triple(tmp_path, capsys):
     path = tmp_path / "one.tsv"
     path.write_text("a\tr\ta\n")
     assert main(["train", str(path), "-o", str(tmp_path / "run"), *FAST]) == 0
-    captured = capsys.readouterr()
-    assert "nothing will be evaluated" in captured.err
+    assert "nothing is evaluated" in capsys.readouterr().out
     assert main(["query", str(tmp_path / "run"), "a"]) == 0
     assert main(["query", str(tmp_path / "run"), "a", "r"]) == 0
     assert "empty" in fails(capsys, "evaluate", str(tmp_path / "run"))
+
+
+def test_a_tree_is_trained_whole(tmp_path, capsys):
+    path = tmp_path / "star.tsv"
+    path.write_text("".join(f"leaf{i}\tof\thub\n" for i in range(40)))
+    assert main(["train", str(path), "-o", str(tmp_path / "run"), *FAST, "--no-picture"]) == 0
+    out = capsys.readouterr().out
+    assert "40 + 0 + 0 triples" in out
+    assert "nothing is evaluated" in out
 
 
 def test_damaged_runs(run_folder, tmp_path, capsys):

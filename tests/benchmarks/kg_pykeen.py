@@ -5,9 +5,10 @@ with inverse triples; it corrupts tails only, as we do), SGD, float32, in one pr
 shared negatives, which PyKEEN does not have. Then the same scores go through both evaluators: realistic ranks, both
 sides, all entities, filtered by all three splits.
 
-PyKEEN is no dependency of this project: install it in an environment of its own (tried: PyKEEN 1.11.1), then
+PyKEEN is no dependency of this project: install it (tried: 1.11.1), then this project, in an environment of its own:
 
-    PYTHONPATH=. python tests/benchmarks/kg_pykeen.py --data FOLDER        FOLDER holds train, valid and test of WN18RR
+    python -m pip install pykeen && python -m pip install -e .
+    python tests/benchmarks/kg_pykeen.py --data FOLDER        FOLDER holds train, valid and test of WN18RR
 """
 
 import logging
