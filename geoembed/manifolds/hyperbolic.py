@@ -129,7 +129,8 @@ class Hyperbolic(geoopt.Manifold):
         """The point that minimises sum_i w_i d(y, x_i)^2 (Frechet mean, Karcher flow from the Lorentzian centroid).
 
         x: (*B, n, k), weights: (*B, n) >= 0, uniform if None -> (*B, k). `tolerance`: length of the last step, by
-        default a few roundings of the largest distance, times the cosh of the radius by which coordinates coarsen. ConvergenceWarning if it was not reached in max_iter steps.
+        default a few roundings of the largest distance, times the cosh of the radius by which coordinates coarsen.
+        ConvergenceWarning if it was not reached in max_iter steps.
         """
         w = torch.ones(x.shape[:-1], dtype=x.dtype, device=x.device) if weights is None else weights
         if x.shape[-2] == 0 or w.shape != x.shape[:-1]:
