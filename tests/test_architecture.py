@@ -13,7 +13,7 @@ FLOORS = {
     1: {"manifolds", "distances", "optim"},
     2: {"data", "models"},
     3: {"training", "tasks", "evaluation", "checkpoint"},
-    4: {"runs", "jobs", "layout", "plotting", "cli", "__main__", "__init__"},
+    4: {"runs", "jobs", "layout", "drawing", "plotting", "cli", "__main__", "__init__"},
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 
