@@ -160,13 +160,15 @@ def _query(args: argparse.Namespace) -> None:
         args.parser.error(f"-k must be at least 1, got {args.k}")
     run = Run.open(args.folder)
     if args.relation is None:
+        answers = run.neighbours(args.entity, args.k)
         print(f"{'distance':>9}  nearest to {args.entity}")
-        for answer in run.neighbours(args.entity, args.k):
+        for answer in answers:
             print(f"{answer.value:9.4f}  {answer.name}")
     elif args.tail is None:
         asked = f"? {args.relation} {args.entity}" if args.inverse else f"{args.entity} {args.relation} ?"
+        answers = run.tails(args.entity, args.relation, args.k, inverse=args.inverse)
         print(f"{'P(true)':>9}  {asked}")
-        for answer in run.tails(args.entity, args.relation, args.k, inverse=args.inverse):
+        for answer in answers:
             print(f"{answer.value:9.4f}  {answer.name}{f'  ({answer.known})' if answer.known else ''}")
     else:
         probability, rank = run.probability(args.entity, args.relation, args.tail)

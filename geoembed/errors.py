@@ -47,7 +47,7 @@ class UnknownNameError(GeoEmbedError, KeyError):
         names = sorted(map(str, known))
         close = [*related, *difflib.get_close_matches(str(name), names, n=3)][:5]
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+        shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
         self.message = f"unknown {kind} {str(name)!r}.{hint} Known: {shown or 'none'}."
         super().__init__(self.message)
 

@@ -160,12 +160,15 @@ class Run:
     def tails(self, head: str, relation: str, k: int = 10, *, inverse: bool = False) -> list[Answer]:
         """The k most probable answers to (head, relation, ?), or to (?, relation, head) with `inverse`.
 
-        The value is the probability sigmoid(score); known triples stay in the list and name their split.
+        The value is the probability sigmoid(score); known triples stay in the list and name their split. The entity
+        itself is no answer, unless a known triple says so.
         """
         h, r = self.entity(head), self.relation(relation, inverse)
         scores = self.model.tail_scorer(r)(torch.tensor([h]))[0]
-        values, rows = scores.sigmoid().topk(min(k, len(scores)))
         known = self._known(h, r)
+        candidates = torch.tensor([i for i in range(len(scores)) if i != h or h in known], dtype=torch.int64)
+        values, order = scores[candidates].sigmoid().topk(min(k, len(candidates)))
+        rows = candidates[order]
         pairs = zip(rows.tolist(), values.tolist(), strict=True)
         return [Answer(self.entities[i], p, known.get(i)) for i, p in pairs]
 
