@@ -29,6 +29,8 @@ LARGEST, SMALLEST = 13.0, 7.5  # points of the names
 LONGEST = 32  # characters of a name
 SPREAD = 300  # pixels around a name within which others are less wanted
 PAD = 5  # pixels between names
+CLEAR = 25  # pixels between a name and a dot larger than its own
+MARGIN = np.array([-1, -1, 1, 1])
 DENSEST = 0.5  # a name is not put where more of its box is inked
 SYNSET = re.compile(r"\.[nvars]\.\d+$")
 
@@ -122,7 +124,8 @@ def render(picture: Picture, labels: int) -> tuple[Any, list[Any]]:
 def _place_names(axes: Any, picture: Picture, curves: np.ndarray, radius: np.ndarray, labels: int) -> list[Any]:
     """Names in order of importance, each where it hides least; one that finds no free place is left out.
 
-    radius: (n,) of the dots, in pixels; names keep clear of the dots of the most important points.
+    radius: (n,) of the dots, in pixels. Names keep clear of the dots of the most important points, and of the
+    surroundings of larger dots, whose names they would be taken for.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.patheffects import withStroke
@@ -132,8 +135,8 @@ def _place_names(axes: Any, picture: Picture, curves: np.ndarray, radius: np.nda
     at = to_pixels.transform(_xy(picture.z))
     ink = _Ink(to_pixels.transform(_xy(np.concatenate([curves.ravel(), np.repeat(picture.z, 4)]))), axes.bbox)
     main = np.argsort(-picture.importance, kind="stable")[: 2 * labels]
-    around = radius[main, None]
-    taken = np.concatenate([at[main] - around, at[main] + around], 1)
+    dots = np.concatenate([at - radius[:, None], at + radius[:, None]], 1)
+    taken = dots[main]
     prominence = np.log(np.maximum(picture.size / max(picture.size.max(initial=0), 1e-300), 1e-300))
     placed: list[Any] = []
     alone = np.full(len(at), np.inf)  # distance to the nearest dot with a name, in pixels
@@ -156,7 +159,9 @@ def _place_names(axes: Any, picture: Picture, curves: np.ndarray, radius: np.nda
         box = text.get_window_extent()
         places = at[i] + _anchors(box.width, box.height, gap=radius[i] + PAD + 2)
         boxes = np.concatenate([places, places + np.array([box.width, box.height])], 1)
-        free = ~_overlap(boxes + np.array([-PAD, -PAD, PAD, PAD]), taken).any(1) & _within(boxes, axes.bbox)
+        larger = picture.size > picture.size[i]
+        free = _within(boxes, axes.bbox) & ~_overlap(boxes + PAD * MARGIN, taken).any(1)
+        free &= ~_overlap(boxes + CLEAR * MARGIN, dots[larger]).any(1)
         hidden = ink.share(boxes)
         hidden[~free] = np.inf
         best = int(hidden.argmin())

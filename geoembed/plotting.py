@@ -213,6 +213,8 @@ def _own_points(model: MultiRelational, u: np.ndarray) -> tuple[np.ndarray, str]
     flat = u[:, 0] + 1j * u[:, 1]
     if not isinstance(model.manifold, Hyperbolic):
         space = "plane" if isinstance(model.manifold, Euclidean) else "tangent plane at the origin"
+        low, high = (f(flat.real) + 1j * f(flat.imag) for f in (np.min, np.max))
+        flat = flat - (low + high) / 2
         return flat * 0.97 / max(np.abs(flat).max(), 1e-300), f"The trained points themselves, in the {space}"
     c = float(model.manifold.c)
     flat *= np.sqrt(c)

@@ -120,6 +120,9 @@ class Scores(Model):
         super().__init__(triples_factory=data)
         self.ours, self.n, self.scorers = ours, n_relations, {}
 
+    def _get_entity_len(self, *, mode):
+        return self.ours.n_entities
+
     def _reset_parameters_(self):
         pass
 
@@ -182,9 +185,7 @@ def metrics(triples: Triples, queries: int) -> None:
         start = time.process_time()
         ours = evaluate(model, some).metrics()
         middle = time.process_time()
-        found = RankBasedEvaluator(
-            filtered=True, automatic_memory_optimization=False, clear_on_finalize=False
-        ).evaluate(
+        found = RankBasedEvaluator(filtered=True, clear_on_finalize=False).evaluate(
             Scores(model, data, triples.n_relations),
             some.test[some.test[:, 1].argsort(stable=True)],
             additional_filter_triples=[some.train, some.valid, some.test],
