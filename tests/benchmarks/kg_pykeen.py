@@ -3,7 +3,7 @@
 Measured: CPU seconds of whole training epochs of MuRE, d = 40, 50 negatives of its own for each triple (PyKEEN's sLCWA
 with inverse triples; it corrupts tails only, as we do), SGD, float32, in one process and in turns; and of ours with
 shared negatives, which PyKEEN does not have. Then the same scores go through both evaluators: realistic ranks, both
-sides, all entities, filtered by all three splits.
+sides, all entities, filtered by all three splits. PyKEEN averages ranks in float32, so equal means to 1.2e-7.
 
 PyKEEN is no dependency of this project: install it (tried: 1.11.1), then this project, in an environment of its own:
 
@@ -195,12 +195,13 @@ def metrics(triples: Triples, queries: int) -> None:
         end = time.process_time()
         for mine, key in METRICS.items():
             theirs = found.get_metric(f"both.realistic.{key}")
-            worst = max(worst, abs(ours[mine] - theirs))
+            worst = max(worst, abs(ours[mine] - theirs) / max(1.0, theirs))
             rows.append([name, mine, f"{ours[mine]:.12g}", f"{theirs:.12g}", f"{abs(ours[mine] - theirs):.1e}"])
         rows.append([name, "CPU s", f"{middle - start:.1f}", f"{end - middle:.1f}", ""])
     print(f"## Metrics of {2 * len(some.test)} queries\n")
     table(["scores", "metric", "ours", "PyKEEN", "difference"], rows)
-    print(f"equal to 1e-9: {'yes' if worst <= 1e-9 else 'NO'}")
+    rounding = torch.finfo(torch.float32).eps  # PyKEEN averages the ranks in float32
+    print(f"equal to the rounding of float32, {rounding:.1e}: {'yes' if worst <= rounding else 'NO'}, {worst:.1e}")
 
 
 def main() -> None:
