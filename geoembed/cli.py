@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
     train.add_argument("--no-baseline", action="store_true", help="skip the Euclidean MuRE of the same size")
     train.add_argument("--no-picture", action="store_true", help="skip disk.png")
-    train.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default one a core")
+    train.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1; batches are too small to share)"
+    )
     settings = train.add_argument_group("settings")
     for field in dataclasses.fields(TrainConfig):
         if field.name != "data":
@@ -122,16 +124,20 @@ def _train(args: argparse.Namespace) -> None:
             config = config.replace(data=os.path.abspath(config.data))
     from geoembed import jobs
 
-    if args.threads:
-        import torch
+    if args.threads < 1:
+        args.parser.error(f"--threads must be at least 1, got {args.threads}")
+    import torch
 
-        torch.set_num_threads(args.threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
     try:
         jobs.train(config, folder, baseline=not args.no_baseline, picture=not args.no_picture)
     except KeyboardInterrupt:
         where = folder or "the run folder above"
         print(f"\nstopped and saved. Go on with: geoembed train --resume {where}", file=sys.stderr)
         raise
+    finally:
+        torch.set_num_threads(before)
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:

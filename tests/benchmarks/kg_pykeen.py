@@ -145,7 +145,8 @@ class Scores(Model):
         scores = torch.empty(len(heads), self.ours.n_entities, dtype=self.ours.dtype)
         for relation in relations.unique().tolist():
             if relation not in self.scorers:
-                self.scorers = {relation: self.ours.tail_scorer(relation)}  # a moved table is large, keep one
+                self.scorers = dict(list(self.scorers.items())[-3:])  # each holds a moved table
+                self.scorers[relation] = self.ours.tail_scorer(relation)
             here = relations == relation
             scores[here] = self.scorers[relation](heads[here])
         return scores
