@@ -350,7 +350,7 @@ def test_conversions(source, target, c, generator):
     back = convert(p, b, a)
     scale = torch.maximum(x.norm(dim=-1), torch.ones(60, dtype=x.dtype))
     radius = u.norm(dim=-1)[0]
-    moderate = radius < 4
+    moderate = radius < 8  # beyond, the ball cannot hold more digits
     assert ((back - x).norm(dim=-1) <= 1e-12 * scale)[moderate].all()
     near(convert(b.origin(1, b.point_dim(4), dtype=x.dtype), b, a), a.origin(1, a.point_dim(4), dtype=x.dtype))
     v = u[0, :5]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from geoembed.errors import DomainError
+from geoembed.numerics import less_square
 
 __all__ = [
     "convert",
@@ -51,7 +52,7 @@ def with_time(x: Tensor, c: Tensor) -> Tensor:
 
 def poincare_to_lorentz(b: Tensor, c: Tensor) -> Tensor:
     """b: (*B, d) -> (*B, d + 1)."""
-    gap = (1 - c * b.square().sum(-1, keepdim=True)).clamp(min=torch.finfo(b.dtype).eps)
+    gap = (c * less_square(1 / c, b)).clamp(min=torch.finfo(b.dtype).eps)
     return with_time(2 * b / gap, c)
 
 
@@ -65,7 +66,7 @@ def poincare_to_halfspace(b: Tensor, c: Tensor) -> Tensor:
     """b: (*B, d) -> (*B, d)."""
     b = c.sqrt() * b
     across, along = b[..., :-1], b[..., -1:]
-    gap = (1 - b.square().sum(-1, keepdim=True)).clamp(min=torch.finfo(b.dtype).eps)
+    gap = less_square(torch.ones_like(c), b).clamp(min=torch.finfo(b.dtype).eps)
     below = across.square().sum(-1, keepdim=True) + (1 - along).square()
     return torch.cat([2 * across, gap], dim=-1) / below.clamp(min=torch.finfo(b.dtype).tiny)
 
