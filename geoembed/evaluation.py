@@ -90,12 +90,9 @@ class RankingResult:
         return {name: value.item() for name, value in result.items()}
 
     def by_side(self) -> dict[str, dict[str, float]]:
-        """Metrics of the queries for tails, for heads, and of both."""
-        return {
-            "tail": self.metrics(~self.head_side),
-            "head": self.metrics(self.head_side),
-            "both": self.metrics(),
-        }
+        """Metrics of the queries for tails, for heads, and of both; a side without queries is left out."""
+        sides = {"tail": ~self.head_side, "head": self.head_side, "both": torch.ones_like(self.head_side)}
+        return {side: self.metrics(where) for side, where in sides.items() if bool(where.any())}
 
     def by_relation(self) -> dict[str, dict[str, float]]:
         """Metrics of each relation that occurs, with its number of queries."""
