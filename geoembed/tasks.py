@@ -61,22 +61,21 @@ class LinkPrediction:
         self.directed = triples.with_inverses("train").to(self.device)
         self.negatives, self.shared, self.generator = negatives, shared, generator
         self.negative_weight, self.penalty = negative_weight, penalty
-        self.score_batch = model.score_batch
 
     @property
     def n(self) -> int:
         return len(self.directed)
 
     def compile(self) -> None:
-        """Run the scores through torch.compile from now on."""
-        self.score_batch = torch.compile(self.model.score_batch, dynamic=True)
+        """Run the scores through torch.compile from now on; reading rows stays outside, for its sparse gradients."""
+        self.model.score_rows = torch.compile(self.model.score_rows, dynamic=True)  # type: ignore[method-assign]
 
     def step(self, batch: Tensor) -> Tensor:
         """Summed loss of the directed triples with indices batch: (B,)."""
         h, r, t = self.directed[batch.to(self.device)].unbind(1)
         shape = (self.negatives,) if self.shared else (len(batch), self.negatives)
         negatives = torch.randint(self.model.n_entities, shape, generator=self.generator).to(self.device)
-        scored = self.score_batch(h, r, t, negatives)
+        scored = self.model.score_batch(h, r, t, negatives)
         loss = F.softplus(-scored.positive).sum()
         loss = loss + self.negative_weight / self.negatives * F.softplus(scored.negative).sum()
         if self.penalty:

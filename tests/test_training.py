@@ -1,6 +1,7 @@
 """`fit` and its checkpoints: decay, early stopping, interruption, resume to the same bits, kills, damaged files."""
 
 import errno
+import functools
 import json
 import os
 import random
@@ -200,6 +201,15 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another():
     a, b, c = (train_model(CONFIG.replace(seed=seed), tree(), progress=False)[0] for seed in (0, 0, 1))
     assert torch.equal(a.entity, b.entity)
     assert not torch.equal(a.entity, c.entity)
+
+
+@pytest.mark.filterwarnings("ignore")  # raised inside torch.compile
+def test_compiled_scores_train_to_the_same_weights(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    config = CONFIG.replace(epochs=1, dtype="float64")
+    plain, _ = train_model(config, tree(), progress=False)
+    compiled, _ = train_model(config.replace(compile=True), tree(), progress=False)
+    torch.testing.assert_close(compiled.entity, plain.entity, rtol=1e-9, atol=1e-12)
 
 
 KILLS = """

@@ -91,10 +91,16 @@ class MultiRelational(nn.Module):
 
         h, r, t: (B,) int64; negatives: (N,) shared by the batch, or (B, N) of each triple's own.
         """
-        space, n, flat = translated(self.manifold), len(h), negatives.reshape(-1)
-        ids, sizes = torch.cat([h, t, flat]), [n, n, len(flat)]
-        row_h, row_t, row_n = F.embedding(ids, self.entity, sparse=self.sparse).split(sizes)
-        bias_h, bias_t, bias_n = F.embedding(ids, self.bias, sparse=self.sparse).split(sizes)
+        ids = torch.cat([h, t, negatives.reshape(-1)])
+        rows = F.embedding(ids, self.entity, sparse=self.sparse)
+        return self.score_rows(rows, F.embedding(ids, self.bias, sparse=self.sparse), r, negatives.shape)
+
+    def score_rows(self, rows: Tensor, bias: Tensor, r: Tensor, shape: torch.Size) -> Scored:
+        """`score_batch` of rows already read: heads, tails, then the negatives, which have this shape."""
+        space, n = translated(self.manifold), len(r)
+        sizes = [n, n, len(rows) - 2 * n]
+        row_h, row_t, row_n = rows.split(sizes)
+        bias_h, bias_t, bias_n = bias.split(sizes)
         bias_h, bias_t, bias_n = bias_h[:, 0], bias_t[:, 1], bias_n[:, 1]
         if not self.tangent:
             row_h = self.manifold.to_tangent(row_h)
@@ -102,12 +108,12 @@ class MultiRelational(nn.Module):
         y = space.take(self._lift(space, self.translation), r)
         v_t, v_n = self._lift(space, row_t), self._lift(space, row_n)
         positive = space.sqdist(q, v_t, y)
-        if negatives.dim() == 1:
+        if len(shape) == 1:
             negative = space.sqdist_matrix(q, v_n, y)
         else:
             q, y = (_each(p, lambda x: x.unsqueeze(1)) for p in (q, y))
-            negative = space.sqdist(q, _each(v_n, lambda x: x.unflatten(0, negatives.shape)), y)
-            bias_n = bias_n.view(negatives.shape)
+            negative = space.sqdist(q, _each(v_n, lambda x: x.unflatten(0, shape)), y)
+            bias_n = bias_n.view(shape)
         u_t = row_t if self.tangent else self.manifold.to_tangent(row_t)
         return Scored(
             positive=bias_h + bias_t - positive,
