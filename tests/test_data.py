@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoembed.data import Closure, Filter, Manifest, Triples, available, formats, load
-from geoembed.data.triples import _triple_keys
+from geoembed.data.builders import triple_keys
 from geoembed.errors import DataError, DataWarning, DomainError, ShapeError, UnknownNameError
 from geoembed.files import atomic_write
 
@@ -172,7 +172,7 @@ def test_duplicates_and_leaks_are_counted(file):
 
 def test_large_vocabularies_do_not_overflow():
     rows = torch.tensor([[2**40, 2**20, 5], [2**40, 2**20, 6], [2**40, 2**20, 5], [2**40 - 1, 2**20, 5]])
-    keys = _triple_keys(rows, 2**41, 2**21).tolist()
+    keys = triple_keys(rows, 2**41, 2**21).tolist()
     assert keys[0] == keys[2]
     assert len(set(keys)) == 3
 

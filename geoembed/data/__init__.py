@@ -3,6 +3,38 @@
 from geoembed.data.catalogue import Manifest, available, load
 from geoembed.data.closures import Closure
 from geoembed.data.filters import Filter
+from geoembed.data.sampling import (
+    Frequency,
+    GraphSharedEmbeddings,
+    OwnNegatives,
+    QueryGroups,
+    SharedEmbeddings,
+    SharedNegatives,
+    TypedNegatives,
+    Uniform,
+    bernoulli_weights,
+    hardest,
+    known_mask,
+)
 from geoembed.data.triples import Split, Triples
 
-__all__ = ["Closure", "Filter", "Manifest", "Split", "Triples", "available", "load"]
+__all__ = [
+    "Closure",
+    "Filter",
+    "Frequency",
+    "GraphSharedEmbeddings",
+    "Manifest",
+    "OwnNegatives",
+    "QueryGroups",
+    "SharedEmbeddings",
+    "SharedNegatives",
+    "Split",
+    "Triples",
+    "TypedNegatives",
+    "Uniform",
+    "available",
+    "bernoulli_weights",
+    "hardest",
+    "known_mask",
+    "load",
+]

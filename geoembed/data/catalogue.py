@@ -4,7 +4,7 @@
 
 1. the shipped sets, one folder each, listed by `available()`;
 2. `$GEOEMBED_DATA/<name>`, `$GEOEMBED_DATA/kg/<name>` (folders) and `$GEOEMBED_DATA/wordnet/<name>.tsv.gz`;
-3. paths: a folder with train, valid and test, or a file of three columns (triples) or two (a closure).
+3. paths: a folder with train, valid and test, or a file of three columns (triples), two (a closure) or RDF.
 
 A set with a manifest.toml is checked against it: size and SHA-256 of each file, then the counts.
 """
@@ -20,7 +20,8 @@ from typing import Any
 
 from geoembed.data.closures import Closure
 from geoembed.data.formats import StrPath, default_separator, first_line, listing
-from geoembed.data.triples import Triples, split_files
+from geoembed.data.splits import RDF_SUFFIXES, TABLE_SUFFIXES, is_rdf, split_files
+from geoembed.data.triples import Triples
 from geoembed.errors import DataError, UnknownNameError
 
 __all__ = ["Manifest", "available", "load"]
@@ -103,7 +104,7 @@ class Manifest:
             listed = {split: path for split, path in files.items() if path.name in self.files}
             if "train" not in listed or listed != files:
                 raise DataError(f"{self.folder / MANIFEST}: must list the files of all splits; {listing(self.folder)}")
-            data = Triples.from_files(files["train"], files.get("valid"), files.get("test"), name=self.name)
+            data = Triples.from_folder(self.folder, name=self.name)
         elif PAIRS not in self.files:
             raise DataError(f"{self.folder / MANIFEST}: a closure must list the file {PAIRS}")
         else:
@@ -140,7 +141,7 @@ def load(name: StrPath) -> Triples | Closure:
             return Manifest.read(path).load() if (path / MANIFEST).is_file() else Triples.from_folder(path)
         if path.is_file():
             return _from_file(path)
-    if not plain or Path(text).suffix in (".tsv", ".txt", ".csv", ".gz"):
+    if not plain or text.endswith((*TABLE_SUFFIXES, *RDF_SUFFIXES, ".gz")):
         raise DataError(f"{text}: no such file or folder; {listing(Path(text).parent)}")
     raise UnknownNameError("data set", text, _known())
 
@@ -178,6 +179,8 @@ def _own() -> Path | None:
 
 
 def _from_file(path: Path) -> Triples | Closure:
+    if is_rdf(path):
+        return Triples.from_rdf(path)
     columns = first_line(path).count(default_separator(path)) + 1
     return Closure.from_file(path) if columns == 2 else Triples.from_files(path)
 

@@ -9,6 +9,7 @@ A separator of "," reads CSV: a field may be quoted, within one line. Any other 
 mark is a character like any other.
 """
 
+import contextlib
 import csv
 import gzip
 import io
@@ -25,7 +26,7 @@ import numpy as np
 from geoembed.errors import DataError
 from geoembed.files import atomic_write
 
-__all__ = ["MAX_BYTES", "Vocabulary", "check_names", "read_columns", "write_rows"]
+__all__ = ["MAX_BYTES", "Vocabulary", "check_names", "opened", "read_columns", "write_rows"]
 
 MAX_BYTES = 4 * 2**30
 BLOCK_BYTES = 8 * 2**20
@@ -163,32 +164,51 @@ def _shape(columns: Sequence[str], separator: str) -> str:
     return f"{len(columns)} columns {_show(separator).join(columns)}"
 
 
-def _blocks(path: Path, max_bytes: int) -> Iterator[bytes]:
-    """Whole lines, some megabytes at a time: without the mark at the start, without blank lines at the end."""
-    rest, total, first = b"", 0, True
+class _Source:
+    """The bytes of a file, without a byte order mark, never more than `max_bytes`; `lines` counts the line ends."""
+
+    def __init__(self, file: IO[bytes], path: Path, max_bytes: int) -> None:
+        self.file, self.path, self.max_bytes = file, path, max_bytes
+        self.total = self.lines = 0
+
+    def read(self, size: int) -> bytes:
+        chunk = self.file.read(size)
+        first = self.total == 0
+        self.total += len(chunk)
+        self.lines += chunk.count(b"\n")
+        if self.total > self.max_bytes:
+            packed = " unpacks to" if self.path.suffix == ".gz" else " holds"
+            raise DataError(f"{self.path}:{packed} more than {self.max_bytes:,} bytes; raise max_bytes if you trust it")
+        return chunk.removeprefix(b"\xef\xbb\xbf") if first else chunk
+
+
+@contextlib.contextmanager
+def opened(path: Path, max_bytes: int) -> Iterator[_Source]:
+    """Opens a plain or gzip file; whatever keeps it from being read becomes a `DataError` that names it."""
     try:
         with _open(path) as file:
-            while chunk := file.read(BLOCK_BYTES):
-                total += len(chunk)
-                if total > max_bytes:
-                    packed = " unpacks to" if path.suffix == ".gz" else " holds"
-                    raise DataError(f"{path}:{packed} more than {max_bytes:,} bytes; raise max_bytes if you trust it")
-                if first:
-                    chunk, first = chunk.removeprefix(b"\xef\xbb\xbf"), False
-                rest += chunk
-                # the last line that says something waits for the next chunk: it, or the blanks after it, may go on
-                cut = rest.rstrip(b"\r\n").rfind(b"\n") + 1
-                if len(rest) - cut > MAX_LINE_BYTES:
-                    raise DataError(f"{path}: a line, or a run of blank lines, is longer than {MAX_LINE_BYTES:,} bytes")
-                if cut:
-                    yield rest[:cut]
-                    rest = rest[cut:]
+            yield _Source(file, path, max_bytes)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; {listing(path.parent)}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged or truncated gzip file ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _blocks(path: Path, max_bytes: int) -> Iterator[bytes]:
+    """Whole lines, some megabytes at a time: without the mark at the start, without blank lines at the end."""
+    rest = b""
+    with opened(path, max_bytes) as file:
+        while chunk := file.read(BLOCK_BYTES):
+            rest += chunk
+            # the last line that says something waits for the next chunk: it, or the blanks after it, may go on
+            cut = rest.rstrip(b"\r\n").rfind(b"\n") + 1
+            if len(rest) - cut > MAX_LINE_BYTES:
+                raise DataError(f"{path}: a line, or a run of blank lines, is longer than {MAX_LINE_BYTES:,} bytes")
+            if cut:
+                yield rest[:cut]
+                rest = rest[cut:]
     if rest := rest.rstrip(b"\r\n"):
         yield rest + b"\n"
 

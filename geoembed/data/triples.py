@@ -10,37 +10,24 @@ and a query is always a (head, relation) pair with 0 <= relation < 2 n_relations
 
 import hashlib
 import itertools
-import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geoembed.data.builders import collect, edges, read_files
 from geoembed.data.filters import Filter, check_ids
-from geoembed.data.formats import (
-    MAX_BYTES,
-    StrPath,
-    Vocabulary,
-    check_names,
-    listing,
-    read_columns,
-    stem,
-    write_rows,
-)
-from geoembed.errors import DataError, DataWarning, DomainError, ShapeError, UnknownNameError
+from geoembed.data.formats import MAX_BYTES, StrPath, check_names, listing, stem, write_rows
+from geoembed.data.rdf import Literals, read_rdf
+from geoembed.data.splits import SPLITS, TABLE_SUFFIXES, Split, hold_out, is_rdf, split_files
+from geoembed.errors import DataError, ShapeError, UnknownNameError
 
-__all__ = ["SPLITS", "Triples"]
-
-Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-COLUMNS = {"h": "head", "r": "relation", "t": "tail"}
-SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
+__all__ = ["SPLITS", "Split", "Triples"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,35 +81,54 @@ class Triples:
         Raises `DataError` with file and line for a file that is not such a table. Duplicate triples of a split are
         dropped, triples of valid or test that also stand in an earlier split are kept; a `DataWarning` counts each.
         """
-        if sorted(columns) != ["h", "r", "t"]:
-            raise DataError(f"columns must be the letters h, r and t in the order of the file, got {columns!r}")
-        ids = Vocabulary(), Vocabulary()
-        splits = {}
-        for split, path in zip(SPLITS, (train, valid, test), strict=True):
-            if path is None:
-                continue
-            blocks = []
-            for fields in read_columns(
-                path, [COLUMNS[c] for c in columns], separator=separator, header=header, max_bytes=max_bytes
-            ):
-                block = dict(zip(columns, fields, strict=True))
-                blocks.append(_number(block["h"], block["r"], block["t"], *ids))
-            splits[split] = np.concatenate(blocks)
-        return _build(splits, *ids, name=name or stem(train))
+        builder = read_files((train, valid, test), columns, separator=separator, header=header, max_bytes=max_bytes)
+        return cls(*builder.tables(), name=name or stem(train))
+
+    @classmethod
+    def from_rdf(
+        cls,
+        train: StrPath,
+        valid: StrPath | None = None,
+        test: StrPath | None = None,
+        *,
+        format: str | None = None,
+        prefixes: Mapping[str, str] | None = None,
+        literals: Literals = "skip",
+        graph: str | None = None,
+        base: str | None = None,
+        max_bytes: int = MAX_BYTES,
+        name: str | None = None,
+    ) -> "Triples":
+        """Reads RDF: N-Triples, N-Quads, Turtle, TriG or RDF/XML, gzip where the name ends in .gz.
+
+        format: "nt", "nq", "ttl", "trig" or "rdf" (RDF/XML); None = by the name of each file.
+        prefixes: prefix -> namespace; an IRI of a namespace, the longest that fits, is named prefix:rest, any other
+            in full. Prefixes that a file declares do not count: names are the same whatever the file is written in.
+        literals: "skip" leaves triples with a literal as object out, and a `DataWarning` counts them; "keep" makes
+            entities of the literals, named in N-Triples form, such as "Oslo"@no.
+        graph: the IRI of the only named graph to read; None = all graphs, as one.
+        base: the IRI that relative ones start from. max_bytes: the most a file may hold after unpacking.
+
+        A blank node is named by its label, _:label, the same node in all files; one without, by its place: _:[0].
+
+        Raises `DataError` with file and line for a file that is not RDF, or without a triple of this kind;
+        `MissingDependencyError` without the package pyoxigraph. Duplicates are treated as by `from_files`.
+        """
+        builder = read_rdf((train, valid, test), format, prefixes, literals, graph, base, max_bytes)
+        return cls(*builder.tables(), name=name or stem(train))
 
     @classmethod
     def from_folder(cls, path: StrPath, *, name: str | None = None, **options: Any) -> "Triples":
-        """Reads train, valid and test from a folder: .txt, .tsv or .csv, perhaps .gz; only train must be there.
+        """Reads train, valid and test from a folder: .tsv, .txt, .csv or RDF, perhaps .gz; only train must be there.
 
-        options: `columns`, `separator`, `header` and `max_bytes` of `from_files`.
+        options: those of `from_files`, or of `from_rdf` where train is RDF.
         """
         folder = Path(path)
         files = split_files(folder)
         if "train" not in files:
-            raise DataError(f"{folder}: expected a file train.tsv (or .txt, .csv, .gz); {listing(folder)}")
-        return cls.from_files(
-            files["train"], files.get("valid"), files.get("test"), name=name or folder.resolve().name, **options
-        )
+            raise DataError(f"{folder}: expected a file train.tsv (or .txt, .csv, .nt, .ttl, .gz); {listing(folder)}")
+        read: Callable[..., Triples] = cls.from_rdf if is_rdf(files["train"]) else cls.from_files
+        return read(*map(files.get, SPLITS), name=name or folder.resolve().name, **options)
 
     @classmethod
     def from_triples(
@@ -138,21 +144,7 @@ class Triples:
         >>> Triples.from_triples([("oslo", "capital_of", "norway"), ("norway", "borders", "sweden")])
         Triples('triples': 3 entities, 2 relations, train 2, valid 0, test 0)
         """
-        ids = Vocabulary(), Vocabulary()
-        splits = {}
-        for split, rows in zip(SPLITS, (train, valid, test), strict=True):
-            fields: tuple[list[str], list[str], list[str]] = ([], [], [])
-            for i, row in enumerate(rows):
-                if isinstance(row, str) or len(row) != 3 or not all(isinstance(field, str) for field in row):
-                    raise DataError(f"{split} triple {i}: expected three strings (head, relation, tail), got {row!r}")
-                for column, field in zip(fields, row, strict=True):
-                    column.append(field)
-            splits[split] = _number(*fields, *ids)
-        check_names(ids[0], "entity")
-        check_names(ids[1], "relation")
-        if not len(splits["train"]):
-            raise DataError("train has no triples")
-        return _build(splits, *ids, name=name)
+        return cls(*collect((train, valid, test)).tables(), name=name)
 
     @classmethod
     def from_networkx(
@@ -170,33 +162,7 @@ class Triples:
         that is a string. default: the relation of an edge that has neither. split: the edge attribute that says
         "train", "valid" or "test"; None = all edges are train (see `split`).
         """
-        if not graph.is_directed():
-            raise DataError(
-                "the edges of an undirected graph have no head and tail; pass graph.to_directed() to have each edge "
-                "in both directions, or build a networkx.DiGraph or MultiDiGraph"
-            )
-        names = {node: str(node) for node in graph}
-        if len(set(names.values())) < len(names):
-            raise DataError("two nodes have the same str(), such as 1 and '1'; rename them with networkx.relabel_nodes")
-        rows: dict[str, list[tuple[str, str, str]]] = {key: [] for key in SPLITS}
-        edges = graph.edges(keys=True, data=True) if graph.is_multigraph() else graph.edges(data=True)
-        for head, tail, *key, data in edges:
-            label = data.get(relation, key[0] if key and isinstance(key[0], str) else default)
-            if not isinstance(label, str):
-                raise DataError(
-                    f"edge {head!r} -> {tail!r}: expected a string in the attribute {relation!r}, got {label!r}; set "
-                    "it, name another attribute with relation=, or give all such edges one relation with default="
-                )
-            part = "train" if split is None else data.get(split)
-            if part not in rows:
-                raise DataError(
-                    f"edge {head!r} -> {tail!r}: {split!r} must be one of {', '.join(SPLITS)}; got {part!r}"
-                )
-            rows[part].append((names[head], label, names[tail]))
-        lone = sum(1 for _, degree in graph.degree() if degree == 0)
-        if lone:
-            warnings.warn(f"{lone:,} nodes without an edge were left out", DataWarning, stacklevel=2)
-        return cls.from_triples(**rows, name=name or str(graph.name or "triples"))
+        return cls.from_triples(**edges(graph, relation, default, split), name=name or str(graph.name or "triples"))
 
     # ------------------------------------------------------------------------------------------------------ contents
 
@@ -238,8 +204,14 @@ class Triples:
 
     def known(self, *splits: Split) -> "Filter":
         """The known answers to every query, from the given splits (default: all three), in both directions."""
-        rows = torch.cat([self[split] for split in splits or SPLITS])
-        return Filter.from_triples(rows, self.n_relations)
+        if not splits:
+            return self._known
+        return Filter.from_triples(torch.cat([self[split] for split in splits]), self.n_relations)
+
+    @cached_property
+    def _known(self) -> "Filter":
+        """Of all three splits, kept: every evaluation asks for it."""
+        return self.known(*SPLITS)
 
     def unseen(self, split: Split) -> Tensor:
         """The sorted ids of the entities of a split that occur in no training triple: (k,)."""
@@ -281,37 +253,8 @@ class Triples:
         """
         if len(self.valid) or len(self.test):
             raise DataError(f"{self!r} is split already")
-        total = len(self.train)
-        sizes = {"valid": _share(valid, total, "valid"), "test": _share(test, total, "test")}
-        wanted = sum(sizes.values())
-        left = torch.bincount(self.train[:, [0, 2]].flatten(), minlength=self.n_entities).tolist()
-        uses = torch.bincount(self.train[:, 1], minlength=self.n_relations).tolist()
-        order = torch.randperm(total, generator=generator)
-        chosen: list[int] = []
-        for row, (head, relation, tail) in zip(order.tolist(), self.train[order].tolist(), strict=True):
-            if len(chosen) == wanted:
-                break
-            left[head] -= 1
-            left[tail] -= 1
-            uses[relation] -= 1
-            if left[head] and left[tail] and uses[relation]:
-                chosen.append(row)
-            else:
-                left[head] += 1
-                left[tail] += 1
-                uses[relation] += 1
-        if len(chosen) < wanted:
-            raise DataError(
-                f"asked for {sizes['valid']:,} valid and {sizes['test']:,} test triples, but only {len(chosen):,} of "
-                f"{total:,} can be held out while train keeps every entity and relation; ask for fewer"
-            )
-        held_out = torch.tensor(chosen, dtype=torch.int64)
-        keep = torch.ones(total, dtype=torch.bool)
-        keep[held_out] = False
-        parts = held_out.split([sizes["valid"], sizes["test"]])
-        return replace(
-            self, train=self.train[keep], valid=self.train[parts[0].sort()[0]], test=self.train[parts[1].sort()[0]]
-        )
+        parts = hold_out(self.train, valid, test, generator)
+        return replace(self, train=parts[0], valid=parts[1], test=parts[2])
 
     def names(self, triples: Tensor) -> list[tuple[str, str, str]]:
         """The names of integer triples (n, 3), without inverse relations."""
@@ -337,8 +280,8 @@ class Triples:
 
         suffix: .tsv, .txt or .csv, perhaps with .gz. `from_folder` reads the same triples back.
         """
-        if suffix not in SUFFIXES:
-            raise DataError(f"suffix must be one of {', '.join(SUFFIXES)}; got {suffix!r}")
+        if suffix not in TABLE_SUFFIXES:
+            raise DataError(f"suffix must be one of {', '.join(TABLE_SUFFIXES)}; got {suffix!r}")
         check_names(self.entities, "entity")
         check_names(self.relations, "relation")
         folder = Path(folder)
@@ -358,79 +301,3 @@ class _Ids(dict[str, int]):
 
     def __missing__(self, name: str) -> int:
         raise UnknownNameError(self.kind, name, self)
-
-
-def split_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder that are named after a split; two for one split are an error."""
-    found: dict[str, Path] = {}
-    for split in SPLITS:
-        paths = [folder / (split + suffix) for suffix in SUFFIXES if (folder / (split + suffix)).is_file()]
-        if len(paths) > 1:
-            raise DataError(f"{folder}: {' and '.join(path.name for path in paths)} both claim to be {split}; keep one")
-        if paths:
-            found[split] = paths[0]
-    return found
-
-
-def _number(
-    heads: Sequence[str], relations: Sequence[str], tails: Sequence[str], entity: Vocabulary, relation: Vocabulary
-) -> np.ndarray:
-    return np.stack([entity.numbers(heads), relation.numbers(relations), entity.numbers(tails)], 1)
-
-
-def _build(splits: Mapping[Split, np.ndarray], entity: Vocabulary, relation: Vocabulary, name: str) -> Triples:
-    """Renumbers, drops duplicates, counts what is worth knowing."""
-    entities, entity_rank = entity.ranked()
-    relations, relation_rank = relation.ranked()
-    parts = {}
-    for split in SPLITS:
-        rows = splits.get(split, np.empty((0, 3), np.int64))
-        rows = np.stack([entity_rank[rows[:, 0]], relation_rank[rows[:, 1]], entity_rank[rows[:, 2]]], 1)
-        parts[split] = torch.from_numpy(rows)
-    keys = _triple_keys(torch.cat(list(parts.values())), len(entities), len(relations))
-    seen = keys[:0]
-    for split, own in zip(SPLITS, keys.split([len(part) for part in parts.values()]), strict=True):
-        first = _first_occurrence(own)
-        if not first.all():
-            _warn(parts[split], ~first, split, "duplicate triples dropped", entities, relations)
-        parts[split], own = parts[split][first], own[first]
-        leaked = torch.isin(own, seen)
-        if leaked.any():
-            _warn(parts[split], leaked, split, "triples also stand in an earlier split (kept)", entities, relations)
-        seen = torch.cat([seen, own])
-    return Triples(entities, relations, **parts, name=name)
-
-
-def _warn(rows: Tensor, mask: Tensor, split: str, what: str, entities: list[str], relations: list[str]) -> None:
-    head, relation, tail = rows[mask][0].tolist()
-    example = (entities[head], relations[relation], entities[tail])
-    message = f"{split}: {int(mask.sum()):,} of {len(rows):,} {what}, such as {example}"
-    warnings.warn(message, DataWarning, stacklevel=4)  # the caller of a constructor
-
-
-def _triple_keys(rows: Tensor, n_entities: int, n_relations: int) -> Tensor:
-    """One int64 a triple, equal where the triples are."""
-    pair = rows[:, 0] * n_relations + rows[:, 1]
-    if n_entities * n_relations * n_entities >= 2**63:
-        pair = pair.unique(return_inverse=True)[1]
-    return pair * n_entities + rows[:, 2]
-
-
-def _first_occurrence(keys: Tensor) -> Tensor:
-    """Which elements are not equal to an earlier one: bool (n,)."""
-    ordered, order = keys.sort(stable=True)
-    fresh = torch.ones_like(keys, dtype=torch.bool)
-    fresh[order[1:]] = ordered[1:] != ordered[:-1]
-    return fresh
-
-
-def _share(value: float | int, total: int, what: str) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or math.isnan(value)
-        or value < 0
-        or (isinstance(value, float) and value >= 1)
-    ):
-        raise DomainError(f"{what} must be a share in [0, 1) or a number of triples, got {value!r}")
-    return value if isinstance(value, int) else round(value * total)
