@@ -8,16 +8,16 @@ Points of the disk are complex numbers here, as Mobius transformations are short
 
 Siblings are ordered so that those with like coordinates are neighbours.
 
-References: Krackhardt, "Graph theoretical dimensions of informal organizations", 1994 (hierarchy of a directed graph);
-Lamping, Rao, Pirolli, "A focus + context technique based on hyperbolic geometry", CHI 1995 (wedges);
+References: Lamping, Rao, Pirolli, "A focus + context technique based on hyperbolic geometry", CHI 1995 (wedges);
 Bar-Joseph, Gifford, Jaakkola, "Fast optimal leaf ordering for hierarchical clustering", 2001 (order of siblings).
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from geoembed.analysis import krackhardt
 
 __all__ = ["Forest", "arcs", "hierarchy", "is_a_tree_of", "lay_out", "main_branches", "main_hierarchy"]
 
@@ -48,20 +48,8 @@ def arcs(start: Points, end: Points, steps: int = 24) -> Points:
 
 
 def hierarchy(source: Ints, target: Ints, n: int, sources: int = 200) -> float:
-    """Krackhardt's hierarchy of a directed graph: of the pairs with a path i -> j, the share without a path j -> i.
-
-    1 for a graph without cycles, 0 for a symmetric one or one without edges. source, target: (m,) ids below n. Paths
-    are counted from at most `sources` nodes, taken at equal steps among those that have an edge out.
-    """
-    graph = coo_array((np.ones(len(source), np.int8), (source, target)), (n, n)).tocsr()
-    component = connected_components(graph, connection="strong")[1]
-    starts = np.unique(source)
-    pairs = one_way = 0
-    for i in starts[:: -(-len(starts) // sources)] if len(starts) else ():
-        reached = breadth_first_order(graph, i, return_predecessors=False)[1:]
-        pairs += len(reached)
-        one_way += int((component[reached] != component[i]).sum())
-    return one_way / pairs if pairs else 0.0
+    """`krackhardt` from at most `sources` nodes, the same ones each time: exact would be slow on a large graph."""
+    return krackhardt(source, target, n, sources=sources, generator=torch.Generator().manual_seed(0))
 
 
 def main_hierarchy(triples: Ints, n: int) -> int | None:

@@ -27,7 +27,7 @@ from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.evaluation import evaluate
 from geoembed.models import MuRP
-from geoembed.tasks import LinkPrediction, build_model, build_optimizer
+from geoembed.tasks import build_model, build_optimizer, build_task, generators
 
 D, NEGATIVES = 40, 50
 TOLERANCE = 1e-9
@@ -70,13 +70,9 @@ def their_epoch(triples: Triples, batch_size: int) -> Callable[[], object]:
 
 def our_epoch(triples: Triples, batch_size: int, **settings) -> Callable[[], None]:
     options = {"model": "mure", "negatives": NEGATIVES, "negative_mode": "independent", "optimizer": "sgd"}
-    config = TrainConfig(dim=D, batch_size=batch_size, lr=0.00766, **(options | settings))
+    config = TrainConfig(dim=D, batch_size=batch_size, lr=0.00766, penalty=0.0, **(options | settings))
     model = build_model(config, triples.n_entities, triples.n_relations)
-    g = torch.Generator().manual_seed(0)
-    task = LinkPrediction(
-        model, triples, negatives=config.negatives, shared=config.negative_mode == "shared",
-        negative_weight=config.negative_weight, penalty=0.0, generator=g
-    )  # fmt: skip
+    g, task = torch.Generator().manual_seed(0), build_task(config, model, triples, generators(0))
     optimizer = build_optimizer(config, model)
 
     def epoch() -> None:
@@ -173,8 +169,8 @@ def metrics(triples: Triples, queries: int) -> None:
     g = torch.Generator().manual_seed(0)
     trained = MuRP(triples.n_entities, 2 * triples.n_relations, D, dtype=torch.float64, generator=g)
     trained.dtype = torch.float64
-    task = LinkPrediction(trained, triples, generator=g)
-    optimizer = build_optimizer(TrainConfig(lr=0.02), trained)
+    config = TrainConfig(lr=0.02, penalty=0.0)
+    task, optimizer = build_task(config, trained, triples, generators(0)), build_optimizer(config, trained)
     for batch in torch.randperm(task.n, generator=g).split(512):
         optimizer.zero_grad()
         task.step(batch).backward()

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from common import Memory, arguments, interleaved, median, peak_rss, ratio, table
 
-from geoembed.config import TrainConfig
+from geoembed.config import MODELS, TrainConfig
 from geoembed.data import Triples
 from geoembed.evaluation import evaluate
 from geoembed.models import MuRP
-from geoembed.tasks import LinkPrediction, build_model, build_optimizer
+from geoembed.tasks import build_model, build_optimizer, build_task, generators
 
 
 class Reference:
@@ -109,18 +109,10 @@ def check(triples: Triples, reference: Reference) -> float:
 
 def training(triples: Triples, **settings) -> Callable[[], None]:
     """One step of training as `train_model` makes it."""
-    config = TrainConfig(dim=40, **settings)
+    config = TrainConfig(**({"dim": 40} | settings))
     model = build_model(config, triples.n_entities, triples.n_relations)
+    task = build_task(config, model, triples, generators(0))
     g = torch.Generator().manual_seed(0)
-    task = LinkPrediction(
-        model,
-        triples,
-        negatives=config.negatives,
-        shared=config.negative_mode == "shared",
-        negative_weight=config.negative_weight,
-        penalty=config.penalty,
-        generator=g,
-    )
     optimizer, order = build_optimizer(config, model), iter(())
 
     def step():
@@ -181,6 +173,19 @@ def train(triples: Triples, rounds: int) -> None:
     table(columns, rows)
 
 
+def scorers(triples: Triples, rounds: int) -> None:
+    """An epoch of every model at d = 32 against MuRP's, with the same batches and negatives."""
+    print("## Every scorer, d = 32, 128 shared negatives, batch 1024\n")
+    contenders = {name: training(triples, model=name, dim=32, batch_size=1024, penalty=0.0) for name in MODELS}
+    seconds = interleaved(contenders, rounds, 10)
+    steps = math.ceil(2 * len(triples.train) / 1024)
+    rows = [
+        [name, f"{median(values) * steps:.2f}", f"{ratio(values, seconds['murp']):.2f}x"]
+        for name, values in sorted(seconds.items(), key=lambda item: median(item[1]))
+    ]
+    table(["model", "CPU s an epoch", "this / MuRP"], rows)
+
+
 def evaluation(triples: Triples, rounds: int) -> None:
     """Run in a process of its own, so that no other memory is reused."""
     model = MuRP(triples.n_entities, 2 * triples.n_relations, 40, generator=torch.Generator().manual_seed(0), scale=0.3)
@@ -207,13 +212,16 @@ def evaluation(triples: Triples, rounds: int) -> None:
 
 def main() -> None:
     parser = arguments(__doc__, data=True)
-    parser.add_argument("--part", choices=["all", "training", "evaluation"], default="all")
+    parser.add_argument("--part", choices=["all", "training", "evaluation", "scorers"], default="all")
     args = parser.parse_args()
     triples = Triples.from_folder(args.data)
     if args.part == "evaluation":
         evaluation(triples, args.rounds)
         return
     print(repr(triples), "\n")
+    if args.part == "scorers":
+        scorers(triples, args.rounds)
+        return
     train(triples, args.rounds)
     if args.part == "all":
         print("## Evaluation\n", flush=True)
