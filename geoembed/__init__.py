@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geoembed.classification import classify
     from geoembed.config import TrainConfig
     from geoembed.data import Closure, Triples, load
     from geoembed.distance import Distance, Power, ProductDistance, Scaled, Symmetrised, pairwise_blocks
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from geoembed.evaluation import evaluate
     from geoembed.jobs import train
     from geoembed.runs import Run
+    from geoembed.sampled_evaluation import evaluate_sampled
     from geoembed.training import fit
 
 _HOME = {
@@ -25,13 +27,28 @@ _HOME = {
     "Symmetrised": "distance",
     "TrainConfig": "config",
     "Triples": "data",
+    "classify": "classification",
     "evaluate": "evaluation",
+    "evaluate_sampled": "sampled_evaluation",
     "fit": "training",
     "load": "data",
     "pairwise_blocks": "distance",
     "train": "jobs",
 }
-_PACKAGES = ("data", "distances", "errors", "evaluation", "manifolds", "models", "numerics", "optim", "plotting")
+_PACKAGES = (
+    "analysis",
+    "data",
+    "distances",
+    "errors",
+    "evaluation",
+    "export",
+    "losses",
+    "manifolds",
+    "models",
+    "numerics",
+    "optim",
+    "plotting",
+)
 
 __all__ = [*_HOME, *_PACKAGES, "__version__"]
 __version__ = version("geoembed")

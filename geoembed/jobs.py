@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from geoembed.config import TrainConfig
+from geoembed.config import ON_A_MANIFOLD, TrainConfig
 from geoembed.data import Split, Triples
 from geoembed.evaluation import RankingResult, evaluate
+from geoembed.manifolds import Hyperbolic
+from geoembed.models import MODELS
 from geoembed.runs import Run, load_triples
 from geoembed.tasks import train_model
 from geoembed.training import Fitted
 
 __all__ = ["evaluate_run", "plot_run", "table", "train"]
 
+HYPERBOLIC_MODELS = ("roth", "refh", "atth", "hybonet")
 COLUMNS = {"mrr": "MRR", "hits@1": "H@1", "hits@3": "H@3", "hits@10": "H@10", "mr": "MR", "amri": "AMRI"}
 
 
@@ -32,7 +35,7 @@ def train(
         config: the settings.
         folder: where to; by default the next free runs/DATA-MODEL-DIM.
         triples: the graph, if it is not the one that config.data names.
-        baseline: also train a Euclidean MuRE of the same size and settings for comparison.
+        baseline: beside MuRP, also train a Euclidean MuRE of the same size and settings for comparison.
         picture: draw disk.png.
         progress: show progress bars.
         say: receives the lines of the report.
@@ -47,8 +50,10 @@ def train(
     say(f"run folder: {run.folder}")
     _train_into(run, triples, progress, say)
     rows = {_title(run): run}
-    if baseline and config.model != "mure":
-        other = Run.create(run.folder / "baseline", config.replace(model="mure", learn_curvature=False), triples)
+    if baseline and config.model in ON_A_MANIFOLD:
+        other = Run.create(
+            run.folder / "baseline", config.replace(model="mure", manifold="poincare", learn_curvature=False), triples
+        )
         _train_into(other, triples, progress, say)
         rows[_title(other)] = other
     if len(triples.test):
@@ -73,7 +78,7 @@ def evaluate_run(
 ) -> RankingResult:
     """Rank a split with the model of a run; a test result is also written to results.json."""
     result = evaluate(
-        run.model,
+        run.ranker,
         run.triples if triples is None else triples,
         split,
         exclude_query_entity=exclude_query_entity,
@@ -136,10 +141,14 @@ def _summary(fitted: Fitted) -> str:
 
 def _title(run: Run) -> str:
     config = run.config
-    if config.model == "mure":
-        return f"MuRE d={config.dim} (Euclidean)"
-    c = run.model.manifold.c.item() if run.trained and config.learn_curvature else config.curvature
-    return f"MuRP d={config.dim} ({config.manifold}, c={c:.4g}{' learned' if config.learn_curvature else ''})"
+    name = f"{MODELS[config.model].__name__} d={config.dim}"
+    if config.model not in ON_A_MANIFOLD:
+        return f"{name} ({'hyperbolic' if config.model in HYPERBOLIC_MODELS else 'Euclidean'})"
+    if len(config.factors()) > 1:
+        return f"{name} ({config.manifold})"
+    curved = run.trained and config.learn_curvature and isinstance(run.model.manifold, Hyperbolic)
+    c = run.model.manifold.c.item() if curved else config.curvature
+    return f"{name} ({config.manifold}, c={c:.4g}{' learned' if config.learn_curvature else ''})"
 
 
 def _next_folder(config: TrainConfig, triples: Triples) -> Path:

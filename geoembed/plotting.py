@@ -19,7 +19,7 @@ from geoembed.drawing import Picture, check_extension, draw
 from geoembed.errors import DomainError, ShapeError
 from geoembed.manifolds import Euclidean
 from geoembed.manifolds.hyperbolic import Hyperbolic
-from geoembed.models import MultiRelational
+from geoembed.models import GraphModel
 
 __all__ = ["plot_disk", "plot_embedding"]
 
@@ -88,7 +88,7 @@ def plot_disk(
     draw(Picture(z, list(names), pairs, weight, weight, colours, alpha, title, caption), path, labels)
 
 
-def plot_embedding(model: MultiRelational, triples: Triples, path: StrPath, *, labels: int = 40) -> None:
+def plot_embedding(model: GraphModel, triples: Triples, path: StrPath, *, labels: int = 40) -> None:
     """Draw a model of a graph: its own points if they are two-dimensional, else a hyperbolic map made from it.
 
     The map is of the relation that is most of a hierarchy: of an entity's parents it keeps the one that the model
@@ -126,7 +126,7 @@ def plot_embedding(model: MultiRelational, triples: Triples, path: StrPath, *, l
         )
     draw(
         picture._replace(
-            title=f"{triples.name}\n{_model_name(model)}",
+            title=f"{triples.name}\n{model.describe()}",
             caption=f"{about}. {picture.caption}",
             flat=model.dim <= 2 and not isinstance(model.manifold, Hyperbolic),
         ),
@@ -144,7 +144,7 @@ class _Tree(NamedTuple):
     stretch: np.ndarray  # (n,) 0.75 for the most probable edge, 1.25 for the least
 
 
-def _tree(model: MultiRelational, rows: torch.Tensor) -> _Tree | None:
+def _tree(model: GraphModel, rows: torch.Tensor) -> _Tree | None:
     relation = layout.main_hierarchy(rows.numpy(), model.n_entities)
     if relation is None:
         return None
@@ -189,7 +189,7 @@ def _of_tree(tree: _Tree, z: np.ndarray, triples: Triples) -> Picture:
     )
 
 
-def _of_graph(model: MultiRelational, rows: torch.Tensor, z: np.ndarray, triples: Triples) -> Picture:
+def _of_graph(model: GraphModel, rows: torch.Tensor, z: np.ndarray, triples: Triples) -> Picture:
     probability = _probabilities(model, rows)
     kept = np.sort(np.argsort(-probability, kind="stable")[:MAX_EDGES])
     which = "all" if len(kept) == len(rows) else f"the {len(kept):,} most probable of {len(rows):,}"
@@ -207,7 +207,7 @@ def _of_graph(model: MultiRelational, rows: torch.Tensor, z: np.ndarray, triples
     )
 
 
-def _own_points(model: MultiRelational, u: np.ndarray) -> tuple[np.ndarray, str]:
+def _own_points(model: GraphModel, u: np.ndarray) -> tuple[np.ndarray, str]:
     """Coordinates in the disk or, scaled to fit, in the plane, and what was done."""
     u = np.pad(u, ((0, 0), (0, 2 - u.shape[1])))
     flat = u[:, 0] + 1j * u[:, 1]
@@ -245,19 +245,11 @@ def _from_tangent(flat: np.ndarray) -> np.ndarray:
     return np.minimum(np.tanh(length / 2), 1 - 1e-9) * flat / np.maximum(length, 1e-300)
 
 
-def _probabilities(model: MultiRelational, rows: torch.Tensor) -> np.ndarray:
+def _probabilities(model: GraphModel, rows: torch.Tensor) -> np.ndarray:
     device = next(model.parameters()).device
     with torch.no_grad():
         blocks = [model(*block.to(device).unbind(1)).sigmoid().double().cpu() for block in rows.split(65536)]
     return torch.cat(blocks).numpy()
-
-
-def _model_name(model: MultiRelational) -> str:
-    if isinstance(model.manifold, Euclidean):
-        return f"MuRE, {model.dim} dimensions, flat"
-    hyperbolic = isinstance(model.manifold, Hyperbolic)
-    space = f"curvature {-float(model.manifold.c):.3g}" if hyperbolic else repr(model.manifold)
-    return f"MuRP, {model.dim} dimensions, {space}"
 
 
 def _numbers(what: str, values: ArrayLike, shape: tuple[int, ...], low=-np.inf, high=np.inf) -> np.ndarray:

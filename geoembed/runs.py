@@ -12,11 +12,10 @@ checkpoints/         see `geoembed.checkpoint`
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,21 +24,13 @@ from geoembed.config import TrainConfig
 from geoembed.data import Triples, load
 from geoembed.errors import CheckpointError, DataError, UnknownNameError
 from geoembed.files import atomic_write
-from geoembed.models import MultiRelational
-from geoembed.tasks import build_model, generators
+from geoembed.models import BothDirections, GraphModel
+from geoembed.prediction import Answer, Prediction, Predictor
+from geoembed.tasks import build_model, generators, ranker
 
-__all__ = ["Answer", "Run", "load_triples"]
+__all__ = ["Answer", "Prediction", "Run", "load_triples"]
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One line of a query's answer. `known` is the split that states the triple, or None."""
-
-    name: str
-    value: float
-    known: str | None = None
 
 
 class Run:
@@ -58,13 +49,15 @@ class Run:
     def create(cls, folder: Path, config: TrainConfig, triples: Triples) -> "Run":
         """A new run folder, or the one that is there if it holds the same settings and data."""
         run = cls(folder, config, triples.entities, triples.relations)
+        run.triples = triples  # at hand, wherever config.data says they are
         about = {"format": FORMAT, "fingerprint": triples.fingerprint(), "counts": triples.counts()}
         if (folder / "run.json").exists():
             old = cls.open(folder)
-            if old.config != config or old._about() != about:
+            if old.config != config or old._about != about:
                 changed = [name for name, value in vars(config).items() if getattr(old.config, name) != value]
                 what = f"other settings ({', '.join(changed)})" if changed else "other data"
                 raise CheckpointError(f"{folder} holds a run with {what}. Choose another folder with -o.")
+            old.triples = triples
             return old
         with checkpoint.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,16 +74,17 @@ class Run:
         if not (folder / "run.json").is_file():
             raise CheckpointError(f"{folder} is not a run folder: it has no run.json. Make one with geoembed train.")
         run = cls(folder, TrainConfig.load(folder / "config.toml"), [], [])
-        version = run._about().get("format")
+        version = run._about.get("format")
         if version != FORMAT:
             raise CheckpointError(f"{folder} has format {version}, this version of geoembed reads format {FORMAT}")
         for table, names in (("entities", run.entities), ("relations", run.relations)):
             try:
-                names.extend((folder / f"{table}.tsv").read_text(encoding="utf-8").splitlines())
+                with open(folder / f"{table}.tsv", encoding="utf-8", newline="\n") as file:
+                    names.extend(file.read().removesuffix("\n").split("\n"))  # splitlines parts more than lines
             except (OSError, UnicodeDecodeError) as error:
                 raise CheckpointError(f"{folder / table}.tsv cannot be read: {error}") from error
-            if len(names) != run._about()["counts"][table]:
-                raise CheckpointError(f"{folder / table}.tsv has {len(names)} lines, the run {run._about()['counts']}")
+            if len(names) != run._about["counts"][table]:
+                raise CheckpointError(f"{folder / table}.tsv has {len(names)} lines, the run {run._about['counts']}")
         return run
 
     def write_text(self, name: str, text: str) -> None:
@@ -98,11 +92,13 @@ class Run:
         with checkpoint.writing(self.folder / name), atomic_write(self.folder / name) as file:
             file.write(text)
 
-    def save_model(self, model: MultiRelational) -> None:
+    def save_model(self, model: GraphModel) -> None:
         """Write the weights and the table of points."""
         with checkpoint.writing(self.folder), atomic_write(self.folder / "embedding.tsv") as file:
-            for name, point in zip(self.entities, model.points().tolist(), strict=True):
-                file.write("\t".join([name, *(f"{x:.9g}" for x in point)]) + "\n")
+            points = model.points()
+            digits = 17 if points.dtype == torch.float64 else 9  # reading them back gives the same bits
+            for name, point in zip(self.entities, points.tolist(), strict=True):
+                file.write("\t".join([name, *(f"{x:.{digits}g}" for x in point)]) + "\n")
         checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
 
     @property
@@ -110,7 +106,7 @@ class Run:
         return (self.folder / "model.safetensors").is_file()
 
     @cached_property
-    def model(self) -> MultiRelational:
+    def model(self) -> GraphModel:
         """The trained model, on the CPU."""
         if not self.trained:
             raise CheckpointError(
@@ -127,10 +123,11 @@ class Run:
     def triples(self) -> Triples:
         """The data the run was trained on, found by its name or path; DataError if it is not the same any more."""
         triples = load_triples(self.config)
-        if triples.fingerprint() != self._about()["fingerprint"]:
+        if triples.fingerprint() != self._about["fingerprint"]:
             raise DataError(f"{self.config.data} is not the data that {self.folder} was trained on")
         return triples
 
+    @cached_property
     def _about(self) -> dict[str, Any]:
         path = self.folder / "run.json"
         try:
@@ -140,55 +137,79 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ queries
 
+    @cached_property
+    def ranker(self) -> GraphModel | BothDirections:
+        """What answers queries and is evaluated: the model, or the mean of its two directions."""
+        return cast(GraphModel | BothDirections, ranker(self.config, self.model))
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The ranker with names; where the data has moved, answers are not marked as known."""
+        try:
+            triples = self.triples
+        except (DataError, UnknownNameError):
+            triples = None
+        return Predictor(self.ranker, self.entities, self.relations, triples)
+
     def entity(self, name: str) -> int:
         """Row of an entity; UnknownNameError lists the closest names."""
-        return _lookup("entity", name, self.entities)
+        return self.predictor.entity(name)
 
     def relation(self, name: str, inverse: bool = False) -> int:
         """Row of a relation or of its inverse; UnknownNameError lists the closest names."""
-        return _lookup("relation", name, self.relations) + inverse * len(self.relations)
+        return self.predictor.relation(name, inverse)
 
     def neighbours(self, name: str, k: int = 10) -> list[Answer]:
         """The k entities nearest to an entity, by distance on the manifold."""
-        points = self.model.points().double()
-        row = self.entity(name)
-        distances = self.model.manifold.cdist(points[row : row + 1], points)[0]
-        distances[row] = torch.inf
-        values, rows = distances.topk(min(k, len(points) - 1), largest=False)
-        return [Answer(self.entities[i], d) for i, d in zip(rows.tolist(), values.tolist(), strict=True)]
+        return self.predictor.neighbours(name, k)
 
-    def tails(self, head: str, relation: str, k: int = 10, *, inverse: bool = False) -> list[Answer]:
+    def tails(
+        self, head: str, relation: str, k: int = 10, *, inverse: bool = False, exclude_known: bool = False
+    ) -> list[Answer]:
         """The k most probable answers to (head, relation, ?), or to (?, relation, head) with `inverse`.
 
-        The value is the probability sigmoid(score); known triples stay in the list and name their split. The entity
-        itself is no answer, unless a known triple says so.
+        The value is the probability sigmoid(score). Known triples stay in the list and name their split, or are left
+        out, for which the data must be at hand. The entity itself is no answer, unless a known triple says so.
         """
-        h, r = self.entity(head), self.relation(relation, inverse)
-        scores = self.model.tail_scorer(r)(torch.tensor([h]))[0]
-        known = self._known(h, r)
-        candidates = torch.tensor([i for i in range(len(scores)) if i != h or h in known], dtype=torch.int64)
-        values, order = scores[candidates].sigmoid().topk(min(k, len(candidates)))
-        rows = candidates[order]
-        pairs = zip(rows.tolist(), values.tolist(), strict=True)
-        return [Answer(self.entities[i], p, known.get(i)) for i, p in pairs]
+        if inverse:
+            return self.heads(relation, head, k, exclude_known=exclude_known)
+        return self._asked(exclude_known).tails(head, relation, k, exclude_known=exclude_known)
 
-    def probability(self, head: str, relation: str, tail: str) -> tuple[float, int]:
+    def heads(self, relation: str, tail: str, k: int = 10, *, exclude_known: bool = False) -> list[Answer]:
+        """The k most probable answers to (?, relation, tail); see `tails`."""
+        return self._asked(exclude_known).heads(relation, tail, k, exclude_known=exclude_known)
+
+    def relations_between(self, head: str, tail: str, k: int = 10, *, exclude_known: bool = False) -> list[Answer]:
+        """The k most probable answers to (head, ?, tail); see `tails`."""
+        return self._asked(exclude_known).relations_between(head, tail, k, exclude_known=exclude_known)
+
+    def best_new(self, relation: str, k: int = 10) -> list[Prediction]:
+        """The k most probable triples of a relation that the data does not state."""
+        return self._asked(True).best_new(relation, k)
+
+    def score(self, triples: Iterable[Sequence[str]], *, rank: bool = False) -> list[Prediction]:
+        """Probabilities of (head, relation, tail) names, and ranks of the tails if asked for; see `Predictor.score`."""
+        return self.predictor.score(triples, rank=rank)
+
+    def probability(self, head: str, relation: str, tail: str) -> tuple[float, float]:
         """sigmoid(score) of a triple, and the rank of its tail among all entities (known ones not removed)."""
-        h, r, t = self.entity(head), self.relation(relation), self.entity(tail)
-        scores = self.model.tail_scorer(r)(torch.tensor([h]))[0]
-        return scores[t].sigmoid().item(), int((scores > scores[t]).sum()) + 1
+        found = self.score([(head, relation, tail)], rank=True)[0]
+        return found.probability, cast(float, found.rank)
 
-    def _known(self, h: int, r: int) -> Mapping[int, str]:
-        try:
-            triples = self.triples
-        except (DataError, UnknownNameError):  # the data has moved: answer without marks
-            return {}
-        query = (torch.tensor([h]), torch.tensor([r]))
-        return {
-            tail: split
-            for split in ("test", "valid", "train")
-            for tail in triples.known(split).tails(*query)[1].tolist()
-        }
+    def with_entity(
+        self, name: str, triples: Iterable[Sequence[str]], *, generator: torch.Generator | None = None
+    ) -> Predictor:
+        """A predictor that knows one entity more, placed by triples about it; see `Predictor.with_entity`.
+
+        The run and its folder stay as they are.
+        """
+        options = {"weight": self.config.negative_weight, "penalty": self.config.penalty}
+        return self.predictor.with_entity(name, triples, generator=generator, **options)
+
+    def _asked(self, exclude_known: bool) -> Predictor:
+        if exclude_known:
+            _ = self.triples  # says what is wrong with the data
+        return self.predictor
 
 
 def load_triples(config: TrainConfig) -> Triples:
@@ -205,11 +226,3 @@ def load_triples(config: TrainConfig) -> Triples:
         return data.split(valid=0.05, test=0.05, generator=generators(config.seed)["init"])
     except DataError:
         return data
-
-
-def _lookup(kind: str, name: str, names: Sequence[str]) -> int:
-    try:
-        return names.index(name)
-    except ValueError:
-        related: Iterable[str] = [known for known in names if known.startswith(f"{name}.")]
-        raise UnknownNameError(kind, name, names, related) from None

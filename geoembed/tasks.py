@@ -1,123 +1,317 @@
 """Link prediction: where a graph, a model, a loss and an optimizer meet.
 
-The loss of a triple with score s and negatives with scores s_1 .. s_N is the binary cross-entropy of MuRP,
+A training step scores a batch of directed triples and as many corrupted tails as its sampler draws, and sums
 
-    softplus(-s) + w mean_j softplus(s_j) + penalty (d(0, x_h)^2 + d(0, x_t)^2),
+    weight_r loss(score of the triple, scores of its negatives) + penalty regularizer(head, relation, tail).
 
-summed over the batch. Negatives replace the tail, uniformly over all entities and unfiltered; reciprocal relations make
-that cover both sides. MuRP's code takes the mean over B (1 + N) terms with N = 50 and w = 50 instead: its learning rate
-50 at B = 128 is 50 / (128 * 51) = 0.00766 of ours with SGD.
+Inverse relations make corrupted tails cover both sides. MuRP's code takes the mean of binary cross-entropies over
+B (1 + N) terms with N = 50, here `bce` with w = 50 summed over the batch: its learning rate 50 at B = 128 is
+50 / (128 * 51) = 0.00766 of ours with SGD.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import geoopt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from geoembed.config import TrainConfig
+from geoembed.averaging import Averaged
+from geoembed.config import ON_A_MANIFOLD, TrainConfig
 from geoembed.data import Triples
-from geoembed.errors import DataError
-from geoembed.evaluation import evaluate
-from geoembed.manifolds import HYPERBOLIC, Euclidean, Hyperbolic
-from geoembed.models import MultiRelational
-from geoembed.optim import RiemannianAdam, RiemannianSGD
+from geoembed.data.sampling import (
+    Frequency,
+    GraphSharedEmbeddings,
+    OwnNegatives,
+    QueryGroups,
+    SharedEmbeddings,
+    SharedNegatives,
+    TypedNegatives,
+    Uniform,
+    bernoulli_weights,
+    hardest,
+    known_mask,
+)
+from geoembed.errors import DataError, DomainError, UnknownNameError
+from geoembed.evaluation import Ranker, evaluate
+from geoembed.losses.links import LEFT_OUT, LINK_LOSSES, bce, bce_k_vs_all, softmax_k_vs_all
+from geoembed.manifolds import HYPERBOLIC, Euclidean, Product
+from geoembed.models import MODELS, PENALTIES, BothDirections, GraphModel
+from geoembed.optim import RiemannianAdagrad, RiemannianAdam, RiemannianSGD
+from geoembed.schedules import schedule
 from geoembed.training import Fitted, fit
 
-__all__ = ["LinkPrediction", "build_model", "build_optimizer", "generators", "train_model"]
+__all__ = [
+    "LinkPrediction",
+    "QueryPrediction",
+    "build_model",
+    "build_optimizer",
+    "build_task",
+    "generators",
+    "ranker",
+    "train_model",
+]
 
-_STREAMS = ("init", "batches", "negatives")
+_STREAMS = ("init", "batches", "negatives", "dropout", "shared embeddings")
+_K_VS_ALL = {"bce": bce_k_vs_all, "softmax": softmax_k_vs_all}
 
 
-class LinkPrediction:
-    """The training step of a multi-relational model: `step(batch) -> loss`, for `fit`.
+class Replacing(Protocol):
+    def to(self, device: torch.device | str) -> "Replacing": ...
 
-    Args:
-        model: has 2 * triples.n_relations relations, the second half inverse.
-        triples: its training split, both directions of it, is what is learnt; n = 2 * len(triples.train).
-        negatives: corrupted tails a triple is compared with.
-        shared: one draw of negatives for the whole batch, or one for each triple.
-        negative_weight, penalty: w and penalty of the loss above.
-        generator: draws the negatives.
-    """
+    def replace(self, ids: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+class Sampler(Protocol):
+    def draw(self, h: Tensor, r: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+class AllEntities:
+    """Every entity is a negative of every triple: 1-vs-all."""
+
+    def __init__(self, n_entities: int):
+        self.n_entities = n_entities
+
+    def draw(self, h: Tensor, r: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.arange(self.n_entities, device=h.device)
+
+
+class _Task:
+    """What both tasks share: the directed training triples, the penalty, shared embeddings, the mode of the model."""
+
+    n: int
 
     def __init__(
         self,
-        model: MultiRelational,
+        model: GraphModel,
         triples: Triples,
         *,
-        negatives: int = 128,
-        shared: bool = True,
-        negative_weight: float = 50.0,
         penalty: float = 0.0,
-        generator: torch.Generator | None = None,
+        regularizer: str = "radius",
+        sse: Replacing | None = None,
+        sse_generator: torch.Generator | None = None,
     ):
         if len(triples.train) == 0:
             raise DataError(f"{triples.name} has no training triples")
-        self.model, self.triples = model, triples
-        self.device = model.entity.device
-        self.directed = triples.with_inverses("train").to(self.device)
-        self.negatives, self.shared, self.generator = negatives, shared, generator
-        self.negative_weight, self.penalty = negative_weight, penalty
-
-    @property
-    def n(self) -> int:
-        return len(self.directed)
+        found, expected = (model.n_entities, model.n_relations), (triples.n_entities, 2 * triples.n_relations)
+        if found != expected:
+            raise DomainError(f"the model has (entities, directed relations) {found}, {triples.name} has {expected}")
+        if regularizer not in PENALTIES:
+            raise UnknownNameError("regularizer", regularizer, PENALTIES)
+        if regularizer == "n3":
+            model.relation_rows(torch.zeros(0, dtype=torch.int64, device=model.entity.device))  # raises if it has none
+        self.model, self.triples, self.device = model, triples, model.entity.device
+        self.penalty, self.regularizer = penalty, PENALTIES[regularizer]
+        self.sse, self.sse_generator = sse, sse_generator
 
     def compile(self) -> None:
         """Run the scores through torch.compile from now on; reading rows stays outside, for its sparse gradients."""
         self.model.score_rows = torch.compile(self.model.score_rows, dynamic=True)  # type: ignore[method-assign]
 
     def step(self, batch: Tensor) -> Tensor:
-        """Summed loss of the directed triples with indices batch: (B,)."""
-        h, r, t = self.directed[batch.to(self.device)].unbind(1)
-        shape = (self.negatives,) if self.shared else (len(batch), self.negatives)
-        negatives = torch.randint(self.model.n_entities, shape, generator=self.generator).to(self.device)
-        scored = self.model.score_batch(h, r, t, negatives)
-        loss = F.softplus(-scored.positive).sum()
-        loss = loss + self.negative_weight / self.negatives * F.softplus(scored.negative).sum()
-        if self.penalty:
-            loss = loss + self.penalty * scored.sq_radius.sum()
-        return loss
+        """Summed loss of the items with indices batch: (B,). Dropout is on within the step only."""
+        self.model.train()
+        try:
+            return self._loss(batch.to(self.device))
+        finally:
+            self.model.eval()
+
+    def _loss(self, batch: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _replaced(self, ids: Tensor) -> Tensor:
+        return ids if self.sse is None else self.sse.replace(ids, self.sse_generator)
 
 
-def build_model(config: TrainConfig, n_entities: int, n_relations: int) -> MultiRelational:
+class LinkPrediction(_Task):
+    """Training of a graph model on triples and negatives: `step(batch) -> loss`, for `fit`.
+
+    Args:
+        model: has 2 * triples.n_relations relations, the second half inverse.
+        triples: its training split, both directions of it, is what is learnt; n = 2 * len(triples.train).
+        sampler: draws the negatives; see `geoembed.data.sampling`.
+        loss: of (positive (B,), negative (B, N)), see `geoembed.losses.links`.
+        top: only so many of the likeliest negatives of a triple count; 0 is all.
+        filtered: leave out negatives that make a training triple; of `AllEntities` the triple's own tail always is.
+        weights: of the losses by directed relation, (2 n_relations,).
+        penalty, regularizer: weight and name of a regulariser in `PENALTIES`.
+        generator: draws the negatives. sse, sse_generator: stochastic shared embeddings of heads and tails.
+    """
+
+    def __init__(
+        self,
+        model: GraphModel,
+        triples: Triples,
+        sampler: Sampler,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor] = bce,
+        top: int = 0,
+        filtered: bool = False,
+        weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ):
+        super().__init__(model, triples, **options)
+        self.directed = triples.with_inverses("train").to(self.device)
+        self.n = len(self.directed)
+        self.sampler, self.loss, self.top, self.generator = sampler, loss, top, generator
+        self.known = triples.known("train").to(self.device) if filtered else None
+        self.weights = None if weights is None else weights.to(model.entity)
+
+    def _loss(self, batch: Tensor) -> Tensor:
+        h, r, t = self.directed[batch].unbind(1)
+        negatives = self.sampler.draw(h, r, t, self.generator)
+        scored = self.model.score_batch(self._replaced(h), r, self._replaced(t), negatives, self.regularizer)
+        negative = scored.negative
+        if self.known is not None:
+            negative = negative.masked_fill(known_mask(self.known, h, r, negatives, t), LEFT_OUT)
+        elif isinstance(self.sampler, AllEntities):
+            negative = negative.scatter(1, t.unsqueeze(1), LEFT_OUT)
+        if self.top:
+            negative = hardest(negative, self.top)
+        losses = self.loss(scored.positive, negative)
+        if self.weights is not None:
+            losses = losses * self.weights[r]
+        total = losses.sum()
+        return total + self.penalty * scored.penalty.sum() if self.penalty else total
+
+
+class QueryPrediction(_Task):
+    """K-vs-all training: all tails of a (head, relation) query at once, against all entities. n = number of queries.
+
+    loss: of (scores (B, n_entities), rows, columns), see `geoembed.losses.links`. generator: draws for each query the
+    tail whose penalty, times the number of tails, stands for those of all. The rest as in `LinkPrediction`.
+    """
+
+    def __init__(
+        self,
+        model: GraphModel,
+        triples: Triples,
+        *,
+        loss: Callable[[Tensor, Tensor, Tensor], Tensor] = softmax_k_vs_all,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ):
+        super().__init__(model, triples, **options)
+        self.groups = QueryGroups.from_triples(triples.with_inverses("train")).to(self.device)
+        self.n = len(self.groups)
+        self.loss, self.generator = loss, generator
+        self.entities = torch.arange(model.n_entities, device=self.device)
+
+    def _loss(self, batch: Tensor) -> Tensor:
+        groups, start = self.groups, self.groups.offsets[batch]
+        counts = groups.offsets[batch + 1] - start
+        place = (
+            torch.rand(len(batch), generator=self.generator, dtype=torch.float64).to(counts.device) * counts
+        ).long()
+        h, r, t = groups.heads[batch], groups.relations[batch], groups.tails[start + place]
+        scored = self.model.score_batch(self._replaced(h), r, self._replaced(t), self.entities, self.regularizer)
+        total = self.loss(scored.negative, *groups.positions(batch)).sum()
+        return total + self.penalty * (counts * scored.penalty).sum() if self.penalty else total
+
+
+def build_task(
+    config: TrainConfig, model: GraphModel, triples: Triples, streams: dict[str, torch.Generator]
+) -> LinkPrediction | QueryPrediction:
+    """The training task of a configuration; `streams` as `generators` gives them."""
+    sse: Replacing | None = None
+    if config.sse == "se":
+        sse = SharedEmbeddings(triples.n_entities, config.sse_probability)
+    elif config.sse == "graph":
+        sse = GraphSharedEmbeddings(triples.train[:, [0, 2]], triples.n_entities, config.sse_probability)
+    shared: dict[str, Any] = {
+        "penalty": config.penalty,
+        "regularizer": config.regularizer,
+        "sse": None if sse is None else sse.to(model.entity.device),
+        "sse_generator": streams["shared embeddings"],
+        "generator": streams["negatives"],
+    }
+    model.generator = streams["dropout"]
+    settings = {"bce": ("smoothing",), "softmax": ("smoothing",), "margin": ("margin",)}
+    values = {"smoothing": config.label_smoothing, "margin": config.margin, "temperature": config.temperature}
+    names = settings.get(config.loss, ("margin", "temperature"))
+    options: dict[str, Any] = {"weight": config.negative_weight} | {name: values[name] for name in names}
+    if config.negative_mode == "k-vs-all":
+        return QueryPrediction(model, triples, loss=functools.partial(_K_VS_ALL[config.loss], **options), **shared)
+    return LinkPrediction(
+        model,
+        triples,
+        _sampler(config, triples, model.entity.device),
+        loss=functools.partial(LINK_LOSSES[config.loss], **options),
+        top=config.hardest,
+        filtered=config.filtered,
+        weights=bernoulli_weights(triples) if config.bernoulli else None,
+        **shared,
+    )
+
+
+def _sampler(config: TrainConfig, triples: Triples, device: torch.device) -> Sampler:
+    if config.negative_mode == "all":
+        return AllEntities(triples.n_entities)
+    if config.negative_mode == "typed":
+        return TypedNegatives(triples, config.negatives).to(device)
+    entities = Uniform(triples.n_entities) if config.negative_entities == "uniform" else Frequency(triples)
+    kind = SharedNegatives if config.negative_mode == "shared" else OwnNegatives
+    return kind(entities, config.negatives).to(device)
+
+
+def build_model(config: TrainConfig, n_entities: int, n_relations: int) -> GraphModel:
     """The model of a configuration, with 2 * n_relations relations and initial values of its seed."""
-    manifold: geoopt.Manifold = Euclidean()
-    if config.model == "murp":
-        manifold = HYPERBOLIC[config.manifold](config.curvature, learnable=config.learn_curvature)
-    return MultiRelational(
-        n_entities,
-        2 * n_relations,
-        config.dim,
-        manifold,
-        tangent=config.parameterisation == "tangent",
-        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
-        generator=generators(config.seed)["init"],
-    ).to(config.device)
+    options: dict[str, Any] = {"generator": generators(config.seed)["init"], "dropout": config.dropout}
+    if config.model in ON_A_MANIFOLD:
+        options |= {"manifold": _manifold(config)}
+    if config.model in (*ON_A_MANIFOLD, "mure"):
+        options |= {"tangent": config.parameterisation == "tangent"}
+    if config.dtype != "auto":
+        options |= {"dtype": getattr(torch, config.dtype)}
+    if config.init_scale:
+        options |= {"scale": config.init_scale}
+    model = MODELS[config.model](n_entities, 2 * n_relations, config.dim, **options)
+    try:
+        return model.to(config.device).eval()
+    except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
+        raise DomainError(f"device {config.device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def build_optimizer(config: TrainConfig, model: MultiRelational) -> torch.optim.Optimizer:
-    """Riemannian Adam or SGD; on tangent coordinates both are their Euclidean namesakes.
+def _manifold(config: TrainConfig) -> geoopt.Manifold:
+    def one(name: str) -> geoopt.Manifold:
+        if name == "euclidean":
+            return Euclidean()
+        return HYPERBOLIC[name](config.curvature, learnable=config.learn_curvature)
+
+    factors = config.factors()
+    if len(factors) == 1:
+        return one(factors[0][0])
+    return Product([(one(name), size) for name, size in factors])
+
+
+def build_optimizer(config: TrainConfig, model: GraphModel) -> torch.optim.Optimizer:
+    """Riemannian Adam, Adagrad or SGD; on tangent coordinates they are their Euclidean namesakes.
 
     The papers state learning rates for ball coordinates, in which tangent vectors at the origin are half as long as in
-    our orthonormal ones. Adam's steps do not scale with the gradient, so the points take twice its learning rate.
+    our orthonormal ones. The steps of Adam and Adagrad do not scale with the gradient, so such tables take twice the
+    learning rate.
     """
     if config.optimizer == "sgd":
         return RiemannianSGD(model.parameters(), lr=config.lr, momentum=config.momentum)
-    halved = isinstance(model.manifold, Hyperbolic) and model.tangent
-    points = [model.entity, model.translation]
+    points = model.tangent_tables()
     others = [p for p in model.parameters() if all(p is not q for q in points)]
-    return RiemannianAdam(
-        [{"params": points, "lr": config.lr * (2 if halved else 1)}, {"params": others}], lr=config.lr
-    )
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if points:
+        groups.insert(0, {"params": points, "lr": 2 * config.lr})
+    return (RiemannianAdam if config.optimizer == "adam" else RiemannianAdagrad)(groups, lr=config.lr)
+
+
+def ranker(config: TrainConfig, model: GraphModel) -> Ranker:
+    """What answers queries: the model, or the mean of its two directions."""
+    return BothDirections(model) if config.both_directions else model
 
 
 def generators(seed: int) -> dict[str, torch.Generator]:
     """Independent named generators of one seed."""
-    return {name: torch.Generator().manual_seed(1000 * seed + i) for i, name in enumerate(_STREAMS)}
+    return {name: torch.Generator().manual_seed((1000 * seed + i) % 2**63) for i, name in enumerate(_STREAMS)}
 
 
 def train_model(
@@ -127,22 +321,14 @@ def train_model(
     checkpoint: Path | None = None,
     progress: bool = True,
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
-) -> tuple[MultiRelational, Fitted]:
+) -> tuple[GraphModel, Fitted]:
     """Train the model of a configuration; with valid triples, the weights of the best validation MRR are kept.
 
     checkpoint: folder of the checkpoints; a run that was stopped goes on from there. The rest as in `fit`.
     """
     streams = generators(config.seed)
     model = build_model(config, triples.n_entities, triples.n_relations)
-    task = LinkPrediction(
-        model,
-        triples,
-        negatives=config.negatives,
-        shared=config.negative_mode == "shared",
-        negative_weight=config.negative_weight,
-        penalty=config.penalty,
-        generator=streams["negatives"],
-    )
+    task = build_task(config, model, triples, streams)
     if config.compile:
         task.compile()
     fitted = fit(
@@ -153,9 +339,10 @@ def train_model(
         epochs=config.epochs,
         batch_size=config.batch_size,
         generator=streams["batches"],
-        generators={"negatives": streams["negatives"]},
-        lr_final=config.lr_final,
-        validate=_validator(model, triples, config.validate_queries),
+        generators={name: streams[name] for name in ("negatives", "dropout", "shared embeddings")},
+        schedule=schedule(config.schedule, warmup=config.warmup, final=config.lr_final),
+        averaging=Averaged(model, config.averaging, every=4) if config.averaging else None,
+        validate=_validator(ranker(config, model), triples, config.validate_queries),
         validate_every=config.validate_every,
         patience=config.patience or None,
         checkpoint=checkpoint,
@@ -165,7 +352,7 @@ def train_model(
     return model, fitted
 
 
-def _validator(model: MultiRelational, triples: Triples, most: int) -> Callable[[], float] | None:
+def _validator(model: Ranker, triples: Triples, most: int) -> Callable[[], float] | None:
     """MRR on at most so many validation queries, the same evenly spread ones each time."""
     if len(triples.valid) == 0:
         return None

@@ -1,9 +1,9 @@
 """`fit`: a training loop that knows neither graphs nor labels, only `step(batch) -> loss`.
 
-It shuffles indices, steps the optimizer, decays the learning rate linearly, validates, stops early, and saves
-checkpoints from which a run goes on as if it had never stopped, bit for bit on one machine's CPU: weights, optimizer
-state, the states of all generators, the place in the epoch and the best weights so far are in them. Ctrl-C (SIGINT) or
-SIGTERM ends the step under way, saves, and raises KeyboardInterrupt.
+It shuffles indices, steps the optimizer, schedules the learning rate, averages the weights, validates, stops early, and
+saves checkpoints from which a run goes on as if it had never stopped, bit for bit on one machine's CPU: weights, their
+averages, optimizer state, the states of all generators, the place in the epoch and the best weights so far are in them.
+Ctrl-C (SIGINT) or SIGTERM ends the step under way, saves, and raises KeyboardInterrupt.
 """
 
 import contextlib
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from geoembed import checkpoint as checkpoints
+from geoembed.averaging import Averaged
 from geoembed.errors import CheckpointError, DomainError
+from geoembed.schedules import Schedule
 
 __all__ = ["Fitted", "fit"]
 
@@ -58,7 +60,8 @@ def fit(
     batch_size: int,
     generator: torch.Generator,
     generators: Mapping[str, torch.Generator] | None = None,
-    lr_final: float = 1.0,
+    schedule: Schedule | None = None,
+    averaging: Averaged | None = None,
     validate: Callable[[], float] | None = None,
     validate_every: int = 10,
     patience: int | None = None,
@@ -73,10 +76,12 @@ def fit(
         step: takes an int64 tensor of indices, returns their summed loss as a scalar with a graph.
         n: number of training items.
         model: its weights are what is saved; with `validate`, the best ones are in it at the end.
-        optimizer: stepped after each batch; its learning rates are scaled by the decay.
+        optimizer: stepped after each batch; its learning rates are scaled by the schedule.
         epochs, batch_size: passes over the items, items a step.
         generator: shuffles the items. Named ones that `step` draws from go into `generators`.
-        lr_final: the learning rate falls linearly to this fraction of its start.
+        schedule: (step, total) -> factor of the learning rates, see `geoembed.schedules`; None keeps them as they are.
+        averaging: averages of the weights of `model`, updated after each step. They are what is validated and what is
+            in the model at the end: the best ones with `validate`, otherwise the last ones.
         validate: gives a score, higher is better; called every `validate_every` epochs and after the last.
         patience: stop after so many validations without a better score.
         checkpoint: folder of the checkpoints; a run goes on from the latest one it finds there.
@@ -94,13 +99,17 @@ def fit(
     total = epochs * steps_per_epoch
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     named = {"batches": generator, **(generators or {})}
+    shape: dict[str, Any] = {"n": n, "batch_size": batch_size, "epochs": epochs}
+    if averaging is not None:
+        shape |= {"averaging": {"decay": averaging.decay, "every": averaging.every}}
     state, history, best = _Progress(), [], None
     epoch_start = generator.get_state()
     if checkpoint is not None and (found := checkpoints.load_latest(checkpoint)) is not None:
-        _restore(found, model, optimizer, named, {"n": n, "batch_size": batch_size, "epochs": epochs})
+        _restore(found, model, optimizer, averaging, named, shape)
         state, history, best = _Progress(**found.state["progress"]), found.state["history"], found.best
         epoch_start = found.state["epoch_start"]
         generator.set_state(epoch_start)
+        del found  # its weights are in the model now
     clock = saved_at = time.monotonic()
 
     def save() -> None:
@@ -115,9 +124,12 @@ def fit(
             "generators": states,
             "optimizer": optimizer.state_dict(),
             "base_lrs": base_lrs,
-            "shape": {"n": n, "batch_size": batch_size, "epochs": epochs},
+            "shape": shape,
+            "averaging": None if averaging is None else averaging.state_dict(),
         }
         checkpoints.save(checkpoint, checkpoints.Checkpoint(state.step, model.state_dict(), payload, best))
+
+    applied = contextlib.nullcontext if averaging is None else averaging.applied
 
     def stopped() -> bool:
         waited = 0 if state.best_epoch is None else (state.epoch - state.best_epoch) // validate_every
@@ -130,7 +142,7 @@ def fit(
             order = torch.randperm(n, generator=generator)
             first = state.step - state.epoch * steps_per_epoch
             for batch in list(order.split(batch_size))[first:]:
-                factor = 1 - (1 - lr_final) * state.step / total
+                factor = 1.0 if schedule is None else schedule(state.step, total)
                 for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = lr * factor
                 optimizer.zero_grad(set_to_none=True)
@@ -143,6 +155,8 @@ def fit(
                     )
                 loss.backward()
                 optimizer.step()
+                if averaging is not None:
+                    averaging.update()
                 state.step += 1
                 state.loss += value
                 bar.update()
@@ -158,10 +172,11 @@ def fit(
             record: dict[str, float] = {"epoch": state.epoch, "loss": state.loss / n}
             state.loss = 0.0
             if validate is not None and (state.epoch % validate_every == 0 or state.epoch == epochs):
-                record["score"] = validate()
-                if state.best_score is None or record["score"] > state.best_score:
-                    state.best_score, state.best_epoch = record["score"], state.epoch
-                    best = {name: t.detach().clone() for name, t in model.state_dict().items()}
+                with applied():
+                    record["score"] = validate()
+                    if state.best_score is None or record["score"] > state.best_score:
+                        state.best_score, state.best_epoch = record["score"], state.epoch
+                        best = _copied(model, best)
             record["seconds"] = round(state.seconds + time.monotonic() - clock, 2)
             history.append(record)
             score = "" if state.best_score is None else f", best score {state.best_score:.4f}"
@@ -176,6 +191,9 @@ def fit(
                 raise KeyboardInterrupt
     for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
         group["lr"] = lr
+    if best is None and averaging is not None:
+        with applied():
+            best = _copied(model)
     if best is not None:
         model.load_state_dict(best)
     return Fitted(state.epoch, state.best_score, state.best_epoch, history)
@@ -185,6 +203,7 @@ def _restore(
     found: checkpoints.Checkpoint,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    averaging: Averaged | None,
     generators: Mapping[str, torch.Generator],
     shape: dict[str, Any],
 ) -> None:
@@ -196,10 +215,22 @@ def _restore(
     try:
         model.load_state_dict(found.weights)
         optimizer.load_state_dict(found.state["optimizer"])
+        if averaging is not None:
+            averaging.load_state_dict(found.state["averaging"])
         for name, g in generators.items():
             g.set_state(found.state["generators"][name])
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint does not fit this model: {error}. Use another folder.") from error
+
+
+def _copied(model: nn.Module, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A copy of the weights, in the memory of an older copy where there is one."""
+    weights = model.state_dict()
+    if into is None:
+        return {name: t.detach().clone() for name, t in weights.items()}
+    for name, t in weights.items():
+        into[name].copy_(t)
+    return into
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""MuRP and MuRE against the formulas of the paper, one parameterisation against another, and their gradients."""
+"""MuRP and MuRE in depth: the paper's formulas far out, one parameterisation against another, and their gradients.
+
+What every model must satisfy is in `test_models`.
+"""
 
 import math
 
@@ -9,8 +12,15 @@ from torch.autograd import gradcheck
 
 from geoembed.errors import DomainError
 from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, Product
-from geoembed.models import MODELS, MultiRelational, MuRE, MuRP
-from geoembed.models.translated import HyperbolicTranslated, ManifoldTranslated, _SquaredArcosh1p, translated
+from geoembed.models import MultiRelational, MuRE, MuRP, MuRPFull
+from geoembed.models.translated import (
+    HyperbolicTranslated,
+    ManifoldTranslated,
+    Points,
+    ProductTranslated,
+    _SquaredArcosh1p,
+    translated,
+)
 from geoembed.optim import RiemannianSGD
 
 F64 = torch.float64
@@ -168,14 +178,14 @@ def test_mure_is_its_formula(d):
     assert (scores_of_all_kinds(m, h, r, t) - expected).abs().max() <= 1e-12
 
 
-def test_sq_radius_is_the_squared_distance_from_the_origin():
+def test_the_radius_penalty_is_the_squared_distance_from_the_origin():
     for manifold in (PoincareBall(0.5), Lorentz(), HalfSpace(2.0), Euclidean()):
         for tangent in (True, False):
             m, (h, r, t) = model(3, 2.0, manifold, tangent=tangent), batch()
             x = m.points()
             o = manifold.from_tangent(x.new_zeros(1, 3))
             expected = manifold.dist(o, x[h]).square() + manifold.dist(o, x[t]).square()
-            assert torch.allclose(m.score_batch(h, r, t, t).sq_radius, expected, rtol=1e-12, atol=1e-12)
+            assert torch.allclose(m.score_batch(h, r, t, t).penalty, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("manifold", [*(space(0.7) for space in HYPERBOLIC), Euclidean()], ids=repr)
@@ -187,6 +197,13 @@ def test_query_and_answer_are_the_points_compared(manifold):
         manifold.check(w)
         expected = m.bias[h, 0] + m.bias[t, 1] - manifold.dist(q, w).square()
         assert torch.allclose(m(h, r, t), expected, rtol=0, atol=1e-10)
+        for name in ("entity", "translation", "diagonal", "bias"):
+            table = m.get_parameter(name)
+            found, wanted = (torch.autograd.grad(x.sum(), table, retain_graph=True)[0] for x in (m(h, r, t), expected))
+            found = found.to_dense()
+            if not tangent and name in ("entity", "translation"):
+                found, wanted = (manifold.egrad2rgrad(table.detach(), x) for x in (found, wanted))
+            assert torch.allclose(found, wanted, rtol=0, atol=1e-9), name
 
 
 # ---------------------------------------------------------------------------------- all ways to the same scores agree
@@ -208,7 +225,7 @@ def test_negatives_shared_and_own_have_the_documented_shapes():
     a, b = m.score_batch(h, r, t, shared), m.score_batch(h, r, t, own)
     assert a.positive.shape == (7,)
     assert a.negative.shape == b.negative.shape == (7, 11)
-    assert a.sq_radius.shape == (7,)
+    assert a.penalty.shape == (7,)
     assert torch.allclose(a.negative, b.negative, rtol=0, atol=1e-13)
     assert torch.equal(a.positive, b.positive)
     assert m.tail_scorer(3)(h).shape == (7, N_ENTITIES)
@@ -249,6 +266,16 @@ def test_parameterised_converts_both_ways(manifold, tangent):
     assert all(p.requires_grad for p in other.parameters())
 
 
+def test_parameterised_keeps_the_class_and_its_options():
+    m = MuRPFull(N_ENTITIES, N_RELATIONS, 4, dtype=F64, generator=generator(), scale=0.5, dropout=0.3, sparse=False)
+    for tangent in (True, False):
+        other = m.parameterised(tangent, F64)
+        assert type(other) is type(m)
+        assert (other.dropout, other.sparse) == (0.3, False)
+        assert torch.equal(other.matrix, m.matrix)
+        assert (other.eval()(*batch()) - m.eval()(*batch())).abs().max() <= 1e-10
+
+
 def test_parameterised_is_independent_of_its_source():
     m = model(4, manifold=PoincareBall(0.5, learnable=True))
     before = m(*batch()).detach().clone()
@@ -265,7 +292,6 @@ def test_default_dtypes_and_manifold():
     assert points.entity.dtype == F64
     assert isinstance(points.manifold, PoincareBall)
     assert isinstance(MuRE(3, 2, 4).manifold, Euclidean)
-    assert {"murp": MuRP, "mure": MuRE} == MODELS
     assert MuRP(3, 2, 4, tangent=False, manifold=Lorentz()).entity.shape == (3, 5)
     assert "n_entities=3, n_relations=2, dim=4, tangent=True" in repr(MuRP(3, 2, 4))
 
@@ -291,37 +317,55 @@ def test_bad_sizes(name, value):
 # ----------------------------------------------------------------------------------------------- other forms and spaces
 
 
-@pytest.mark.parametrize("manifold", [space(c) for space in HYPERBOLIC for c in (1.0, 0.5)], ids=repr)
-def test_closed_form_equals_the_definition(manifold):
-    """HyperbolicTranslated against ManifoldTranslated, every function of them."""
+MIXED = Product([(PoincareBall(0.5), 3), (Lorentz(), 2), (Euclidean(), 2)])
+
+
+@pytest.mark.parametrize(
+    ("manifold", "kind"),
+    [*((space(c), HyperbolicTranslated) for space in HYPERBOLIC for c in (1.0, 0.5)), (MIXED, ProductTranslated)],
+    ids=repr,
+)
+def test_closed_form_equals_the_definition(manifold, kind):
+    """HyperbolicTranslated and ProductTranslated against ManifoldTranslated, every function of them."""
     g = generator()
-    closed, definition = HyperbolicTranslated(manifold), ManifoldTranslated(manifold)
-    assert isinstance(translated(manifold), HyperbolicTranslated)
-    tables = [coordinates(n, 4, 2.0, g) for n in (8, 8, 8)]
+    closed, definition = translated(manifold), ManifoldTranslated(manifold)
+    assert type(closed) is kind
+    d = sum(manifold.dims) if kind is ProductTranslated else 4
+    tables = [coordinates(n, d, 2.0, g) for n in (8, 8, 8)]
     q, v, r = (closed.lift(u) for u in tables)
     Q, V, R = (definition.lift(u) for u in tables)
     assert torch.allclose(closed.sqdist(q, v, r), definition.sqdist(Q, V, R), rtol=0, atol=1e-11)
     assert torch.allclose(closed.sqdist_matrix(q, v, r), definition.sqdist_matrix(Q, V, R), rtol=0, atol=1e-11)
     one = torch.tensor([3])
     w, W = closed.translate(v, closed.take(r, one)), definition.translate(V, definition.take(R, one))
-    out, OUT = (torch.empty(8, 8, dtype=F64) for _ in range(2))
-    assert torch.allclose(closed.sqdist_to(q, w, out), definition.sqdist_to(Q, W, OUT), rtol=0, atol=1e-11)
+    assert torch.allclose(closed.sqdist_moved(q, w), definition.sqdist_moved(Q, W), rtol=0, atol=1e-11)
+    assert torch.allclose(closed.sq_radius(q), definition.sq_radius(Q), rtol=1e-12, atol=0)
     lifted = closed.lift_points(V)
-    assert torch.allclose(lifted.time, v.time, rtol=1e-12, atol=0)
-    assert torch.allclose(lifted.space, v.space, rtol=0, atol=1e-12 * float(v.space.abs().max()))
+    for a, b in zip(lifted, v, strict=True) if kind is ProductTranslated else [(lifted, v)]:
+        if isinstance(b, Points):
+            assert torch.allclose(a.time, b.time, rtol=1e-12, atol=0)
+            assert torch.allclose(a.space, b.space, rtol=0, atol=1e-12 * float(b.space.abs().max()))
+        else:
+            assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("tangent", [True, False])
-def test_product_goes_by_the_definition(tangent):
-    space = Product([(PoincareBall(0.5), 3), (Lorentz(), 2), (Euclidean(), 2)])
-    assert isinstance(translated(space), ManifoldTranslated)
-    m, (h, r, t) = model(7, 1.5, space, tangent=tangent), batch()
+def test_models_go_by_the_definition_on_other_manifolds(tangent, monkeypatch):
+    m, (h, r, t) = model(7, 1.5, MIXED, tangent=tangent), batch()
+    expected = m(h, r, t)
+    monkeypatch.setattr("geoembed.models.multirelational.translated", ManifoldTranslated)
+    assert (scores_of_all_kinds(m, h, r, t) - expected).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("tangent", [True, False])
+def test_a_product_adds_up_its_factors(tangent):
+    m, (h, r, t) = model(7, 1.5, MIXED, tangent=tangent), batch()
     scores = scores_of_all_kinds(m, h, r, t)
     assert (scores - scores[0]).abs().max() <= 1e-10
     # the squared distance of a product is the sum of those of the factors, each a model of its own
     tangents = m.parameterised(True, F64)
     total, first = torch.zeros(len(h), dtype=F64), 0
-    for manifold, size in zip(space.factors, space.dims, strict=True):
+    for manifold, size in zip(MIXED.factors, MIXED.dims, strict=True):
         part = MultiRelational(N_ENTITIES, N_RELATIONS, size, manifold, dtype=F64)
         with torch.no_grad():
             for name in ("entity", "translation", "diagonal"):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from geoembed.errors import DomainError, ShapeError
-from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, Product
-from geoembed.optim import OPTIMIZERS, RiemannianAdam, RiemannianSGD, adam, sgd
+from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, Product, convert
+from geoembed.optim import OPTIMIZERS, RiemannianAdagrad, RiemannianAdam, RiemannianSGD, adagrad, adam, sgd
 
 N, D = 12, 4
 F64 = torch.float64
@@ -52,7 +52,13 @@ ADAMS = [
     {"lr": 0.05, "amsgrad": True, "betas": (0.9, 0.5)},
     {"lr": 0.05, "weight_decay": 0.1, "maximize": True},
 ]
-BOTH = [(RiemannianSGD, o) for o in SGDS] + [(RiemannianAdam, o) for o in ADAMS]
+ADAGRADS = [
+    {"lr": 0.1},
+    {"lr": 0.1, "initial_accumulator_value": 0.2, "eps": 1e-4},
+    {"lr": 0.1, "weight_decay": 0.1, "maximize": True},
+]
+CLASSES = [RiemannianSGD, RiemannianAdam, RiemannianAdagrad]
+EVERY = [(cls, o) for cls, options in zip(CLASSES, (SGDS, ADAMS, ADAGRADS), strict=True) for o in options]
 DECOUPLED = {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True}
 
 
@@ -133,6 +139,31 @@ def test_euclidean_adam_is_torchs(options, dtype):
     torch.testing.assert_close(x, y, rtol=20 * eps, atol=20 * eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex128, torch.bfloat16])
+@pytest.mark.parametrize("options", [*ADAGRADS, {"lr": 0.1, "lr_decay": 0.3}])
+def test_euclidean_adagrad_is_torchs(options, dtype):
+    x = torch.nn.Parameter(gradients(1, dtype=dtype)[0])
+    y = torch.nn.Parameter(x.detach().clone())
+    grads = gradients(8, dtype=dtype)
+    run(RiemannianAdagrad([x], **options), [x], [[g.clone()] for g in grads])
+    run(torch.optim.Adagrad([y], foreach=False, **options), [y], [[g.clone()] for g in grads])
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(x, y, rtol=20 * eps, atol=20 * eps)
+
+
+@pytest.mark.parametrize("options", [*ADAGRADS[:2], {"lr": 0.1, "lr_decay": 0.3, "maximize": True}])
+def test_euclidean_sparse_adagrad_is_torchs(options):
+    """Rows that come and go, some named twice, a dense gradient in between: torch counts its steps by table."""
+    x, y = parameter("euclidean"), parameter("euclidean")
+    ids = [torch.tensor(rows) for rows in ([7, 2, 4, 2], [], [2], [0, 7, 7, 11])]
+    grads = [sparse(rows, g[: len(rows)]) for rows, g in zip(2 * ids, gradients(8), strict=True)]
+    grads.insert(5, gradients(1, seed=8)[0])
+    run(RiemannianAdagrad([x], **options), [x], [[g] for g in grads])
+    with torch.sparse.check_sparse_tensor_invariants():  # torch warns where nobody has said whether to check
+        run(torch.optim.Adagrad([y], **options), [y], [[g] for g in grads])
+    close(x, y, 1e-14)
+
+
 def test_euclidean_sparse_adam_is_torchs_where_every_step_touches_the_row():
     x, y = parameter("euclidean"), parameter("euclidean")
     ids = torch.tensor([7, 2, 4])
@@ -164,6 +195,46 @@ def test_adam_is_geoopts(name, options):
         y = parameter(name)
         run(geoopt.optim.SparseRiemannianAdam([y], lr=0.1), [y], [[as_sparse(g)] for g in grads])
         close(x, y)
+
+
+PRODUCTS = {  # name -> manifold and columns of each factor
+    "product": [(geoopt.Sphere(), slice(0, 2)), (BALL, slice(2, 4))],
+    "our product": [(PoincareBall(2.0), slice(0, 1)), (Lorentz(), slice(1, 3)), (Euclidean(), slice(3, 4))],
+}
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_adagrad_by_hand(name):
+    """Point by point, and a product factor by factor, with the length of the gradient in the metric of the manifold."""
+    x, expected, grads = parameter(name), point(name), gradients(6)
+    run(RiemannianAdagrad([x], lr=0.2, lr_decay=0.5, initial_accumulator_value=0.3), [x], [[g.clone()] for g in grads])
+    for manifold, columns in PRODUCTS.get(name, [(x.manifold, slice(0, D))]):
+        for p, *directions in zip(expected, *grads, strict=True):
+            y, total = p[columns].clone(), 0.3
+            for t, direction in enumerate(directions):
+                g = manifold.egrad2rgrad(y, direction[columns].clone())
+                total += manifold.inner(y, g).item()
+                y = manifold.retr(y, -0.2 / (1 + 0.5 * t) / total**0.5 * g)
+            p[columns] = y
+    close(x, expected, 1e-9)
+
+
+@pytest.mark.parametrize(("cls", "lr"), [(RiemannianSGD, 0.05), (RiemannianAdam, 0.1), (RiemannianAdagrad, 0.3)])
+def test_paths_do_not_depend_on_the_model_of_hyperbolic_space(cls, lr):
+    """The same loss from the same points, in the coordinates of three models."""
+    u, target = 0.5 * torch.randn(2, N, 3, dtype=F64, generator=generator())
+    ends = []
+    for manifold in (PoincareBall(0.7), Lorentz(0.7), HalfSpace(0.7)):
+        x = geoopt.ManifoldParameter(manifold.from_tangent(u), manifold=manifold)
+        optimizer = cls([x], lr=lr)
+        for _ in range(10):
+            optimizer.zero_grad()
+            (torch.arange(1, N + 1) * manifold.dist(x, manifold.from_tangent(target)).square()).sum().backward()
+            optimizer.step()
+        ends.append(convert(x.detach(), manifold, PoincareBall(0.7)))
+    close(ends[1], ends[0], 1e-10)
+    close(ends[2], ends[0], 1e-10)
+    assert (ends[0] - PoincareBall(0.7).from_tangent(u)).norm(dim=-1).min() > 0.05
 
 
 @pytest.mark.parametrize(
@@ -201,7 +272,7 @@ def test_other_manifolds(manifold, data, sparsely):
 
 @pytest.mark.parametrize(
     ("name", "cls", "options"),
-    [(name, *case) for name in MANIFOLDS for case in BOTH]
+    [(name, *case) for name in MANIFOLDS for case in EVERY]
     + [(name, RiemannianAdam, DECOUPLED) for name in MANIFOLDS if name not in ("sphere", "product")],
 )
 def test_sparse_is_dense_when_every_row_is_touched(name, cls, options):
@@ -215,13 +286,14 @@ def test_sparse_is_dense_when_every_row_is_touched(name, cls, options):
     close(x, z)
     if a.state[x]:
         assert a.state[x]["step"].shape == ()
-        assert b.state[y]["step"].tolist() == c.state[z]["step"].tolist() == [[8.0]] * N
+        steps = 8.0 if cls is RiemannianAdagrad else [[8.0]] * N  # which counts the steps of the table
+        assert b.state[y]["step"].tolist() == c.state[z]["step"].tolist() == steps
         for key in a.state[x]:
             close(a.state[x][key].expand_as(b.state[y][key]), b.state[y][key])
 
 
 @pytest.mark.parametrize("name", MANIFOLDS)
-@pytest.mark.parametrize(("cls", "options"), BOTH)
+@pytest.mark.parametrize(("cls", "options"), EVERY)
 def test_rows_step_as_if_alone(name, cls, options):
     """Each row moves as a parameter of its own that steps only when it is touched; others keep their bits."""
     x = parameter(name)
@@ -236,7 +308,8 @@ def test_rows_step_as_if_alone(name, cls, options):
         rest = torch.ones(N, dtype=torch.bool).index_fill(0, ids, False)
         assert torch.equal(x[rest], before[rest])
         for key, value in state.items():
-            assert torch.equal(value[rest], whole.state[x][key][rest])
+            if value.dim():
+                assert torch.equal(value[rest], whole.state[x][key][rest])
     close(x, torch.cat([p.detach() for p in alone]))
 
 
@@ -256,7 +329,7 @@ def test_adam_corrects_the_bias_row_by_row(name):
     assert a.state[late]["step"].flatten().tolist() == [49.0] + [0.0] * 4 + [1.0] + [0.0] * 6
 
 
-@pytest.mark.parametrize(("cls", "options"), BOTH)
+@pytest.mark.parametrize(("cls", "options"), EVERY)
 def test_step_rows_needs_no_optimizer(cls, options):
     x = parameter("ball")
     table, state = x.detach().clone(), {}
@@ -288,7 +361,7 @@ def test_embedding_gradients():
     run(optimizer, [table], [[sparse(torch.zeros(0, dtype=torch.int64), torch.zeros(0, D, dtype=F64))]])
 
 
-@pytest.mark.parametrize(("cls", "options"), BOTH)
+@pytest.mark.parametrize(("cls", "options"), EVERY)
 def test_shapes(cls, options):
     """A single point, points with two batch dimensions (dense and sparse), a scalar and a sparse vector."""
     rows = point("ball", (6, 3, D))
@@ -351,7 +424,7 @@ def test_state_stays_tangent(name, cls, options, sparsely):
 
 
 @pytest.mark.parametrize("name", MANIFOLDS)
-@pytest.mark.parametrize(("cls", "options"), BOTH)
+@pytest.mark.parametrize(("cls", "options"), EVERY)
 def test_maximize_and_untouched_gradients(name, cls, options):
     x, y = parameter(name), parameter(name)
     options = {**options, "weight_decay": 0.0, "maximize": False}
@@ -370,7 +443,7 @@ def test_maximize_and_untouched_gradients(name, cls, options):
 
 
 @pytest.mark.parametrize("name", MANIFOLDS)
-@pytest.mark.parametrize("cls", [RiemannianSGD, RiemannianAdam])
+@pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("sparsely", [False, True])
 def test_a_zero_gradient_moves_nothing(name, cls, sparsely):
     x = parameter(name)
@@ -384,7 +457,7 @@ def test_a_zero_gradient_moves_nothing(name, cls, sparsely):
 
 
 @pytest.mark.parametrize("name", ["euclidean", "sphere", "our lorentz", "our product"])
-@pytest.mark.parametrize(("cls", "options"), BOTH)
+@pytest.mark.parametrize(("cls", "options"), EVERY)
 @pytest.mark.parametrize("sparsely", [False, True])
 def test_nan_stays_in_its_row(name, cls, options, sparsely):
     x, y = parameter(name), parameter(name)
@@ -432,10 +505,10 @@ def test_decoupled_decay_needs_an_origin():
 
 
 @pytest.mark.parametrize("name", ["ball", "sphere", "our lorentz", "our product"])
-@pytest.mark.parametrize(("cls", "options"), [*BOTH[:2], BOTH[3], BOTH[5], BOTH[7]])
+@pytest.mark.parametrize(("cls", "options"), [*EVERY[:2], EVERY[3], EVERY[5], EVERY[7], *EVERY[9:11]])
 def test_comes_close_to_its_target(name, cls, options):
     x, target = parameter(name), point(name, seed=5)
-    optimizer, losses = cls([x], **{**options, "lr": 0.05}), []
+    optimizer, losses = cls([x], **{**options, "lr": 0.3 if cls is RiemannianAdagrad else 0.05}), []
     for _ in range(60):
         optimizer.zero_grad()
         loss = x.manifold.dist(x, target).square().sum()
@@ -450,7 +523,7 @@ def test_comes_close_to_its_target(name, cls, options):
 
 
 @pytest.mark.parametrize("name", ["euclidean", "lorentz", "our product"])
-@pytest.mark.parametrize(("cls", "options"), BOTH)
+@pytest.mark.parametrize(("cls", "options"), EVERY)
 @pytest.mark.parametrize("kind", ["dense", "sparse", "mixed"])
 def test_saved_state_continues_to_the_bit(name, cls, options, kind):
     def grads(start, stop):
@@ -494,6 +567,7 @@ def test_goes_on_from_torchs_and_geoopts_state():
     for theirs, cls, options in (
         (torch.optim.Adam, RiemannianAdam, {"lr": 0.1, "amsgrad": True}),
         (torch.optim.SGD, RiemannianSGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
+        (torch.optim.Adagrad, RiemannianAdagrad, {"lr": 0.1, "lr_decay": 0.2, "initial_accumulator_value": 0.3}),
         (geoopt.optim.RiemannianAdam, RiemannianAdam, {"lr": 0.1}),
     ):
         x = parameter("euclidean")
@@ -507,7 +581,7 @@ def test_goes_on_from_torchs_and_geoopts_state():
         close(x, y)
 
 
-@pytest.mark.parametrize("cls", [RiemannianSGD, RiemannianAdam])
+@pytest.mark.parametrize("cls", CLASSES)
 def test_groups_closures_schedules_and_copies(cls):
     a, b, c, idle = parameter("ball"), parameter("ball"), parameter("euclidean"), parameter("ball", seed=3)
     optimizer = cls([{"params": [a]}, {"params": [b, idle], "lr": 0.2}], lr=0.1)
@@ -541,7 +615,7 @@ def test_groups_closures_schedules_and_copies(cls):
     assert torch.equal(x, c)
 
 
-@pytest.mark.parametrize("cls", [RiemannianSGD, RiemannianAdam])
+@pytest.mark.parametrize("cls", CLASSES)
 def test_burn_in_slows_the_first_calls(cls):
     x, y = parameter("ball"), parameter("ball")
     a, b = cls([x], lr=0.1, burn_in=3, burn_in_factor=0.25), cls([y], lr=0.025)
@@ -555,7 +629,8 @@ def test_burn_in_slows_the_first_calls(cls):
 
 
 @pytest.mark.parametrize(
-    ("cls", "options"), [(RiemannianSGD, SGDS[0]), (RiemannianSGD, SGDS[1]), (RiemannianAdam, ADAMS[0])]
+    ("cls", "options"),
+    [(RiemannianSGD, SGDS[0]), (RiemannianSGD, SGDS[1]), (RiemannianAdam, ADAMS[0]), (RiemannianAdagrad, ADAGRADS[0])],
 )
 def test_stabilize(cls, options):
     x, free = parameter("sphere"), parameter("euclidean")
@@ -567,7 +642,7 @@ def test_stabilize(cls, options):
         assert x.manifold.check_point_on_manifold(x) == (t >= 3)
     assert torch.equal(free, values)
     x.data.mul_(1.5)
-    if optimizer.state[x]:
+    if optimizer.state[x] and cls.tangent:
         optimizer.state[x][cls.tangent[0]].copy_(x.detach())
     optimizer.stabilize()
     assert x.manifold.check_point_on_manifold(x)
@@ -590,9 +665,16 @@ BAD_ADAM = {
     "amsgrad": [1],
     "decoupled_weight_decay": ["yes"],
 }
+BAD_ADAGRAD = {
+    **BAD,
+    "lr_decay": [-0.1, float("nan")],
+    "initial_accumulator_value": [-1.0, float("inf")],
+    "eps": [-1e-8, float("nan")],
+}
 CASES = [
     *((RiemannianSGD, name, value) for name, values in BAD_SGD.items() for value in values),
     *((RiemannianAdam, name, value) for name, values in BAD_ADAM.items() for value in values),
+    *((RiemannianAdagrad, name, value) for name, values in BAD_ADAGRAD.items() for value in values),
 ]
 
 
@@ -607,14 +689,14 @@ def test_values_out_of_range(cls, name, value):
 
 
 def test_unknown_arguments_are_refused():
-    for cls, name in itertools.product((RiemannianSGD, RiemannianAdam), ("foreach", "fused", "capturable")):
+    for cls, name in itertools.product(CLASSES, ("foreach", "fused", "capturable")):
         with pytest.raises(TypeError):
             cls([parameter("ball")], lr=0.1, **{name: True})
 
 
 def test_names_and_examples():
-    assert {"adam": RiemannianAdam, "sgd": RiemannianSGD} == OPTIMIZERS
-    for module in (adam, sgd):
+    assert {"adagrad": RiemannianAdagrad, "adam": RiemannianAdam, "sgd": RiemannianSGD} == OPTIMIZERS
+    for module in (adagrad, adam, sgd):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

@@ -1,4 +1,4 @@
-"""`fit` and its checkpoints: decay, early stopping, interruption, resume to the same bits, kills, damaged files."""
+"""`fit`, checkpoints and their files: schedules, averages, early stopping, resume to the same bits, kills, damage."""
 
 import errno
 import functools
@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from geoembed import checkpoint as checkpoints
+from geoembed.averaging import Averaged
 from geoembed.checkpoint import Checkpoint
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.errors import CheckpointError, DomainError
+from geoembed.optim import OPTIMIZERS
+from geoembed.schedules import schedule
 from geoembed.tasks import train_model
 from geoembed.training import fit
 
@@ -46,8 +49,8 @@ class Toy(torch.nn.Module):
         return (self.targets[batch] + noise - self.w).square().sum()
 
 
-def run_toy(toy, folder=None, *, epochs=4, **options):
-    optimizer = torch.optim.Adam(toy.parameters(), lr=0.1)
+def run_toy(toy, folder=None, *, epochs=4, optimizer="adam", average=None, **options):
+    optimizer = OPTIMIZERS[optimizer](toy.parameters(), lr=0.1)
     return fit(
         options.pop("step", toy.step),
         20,
@@ -57,6 +60,7 @@ def run_toy(toy, folder=None, *, epochs=4, **options):
         batch_size=6,
         generator=torch.Generator().manual_seed(3),
         generators={"noise": toy.noise},
+        averaging=None if average is None else Averaged(toy, *average),
         checkpoint=folder,
         checkpoint_seconds=options.pop("checkpoint_seconds", 1e9),
         progress=False,
@@ -80,19 +84,57 @@ def test_fit_minimises_and_visits_every_item_once_an_epoch():
     assert fitted.history[0]["loss"] > fitted.history[-1]["loss"]
 
 
-def test_learning_rate_falls_linearly_and_is_put_back():
+@pytest.mark.parametrize("given", [None, schedule("linear", final=0.2), lambda step, total: 2.0**-step + total])
+def test_learning_rates_follow_the_schedule_and_are_put_back(given):
     toy, rates = Toy(), []
-    optimizer = torch.optim.SGD(toy.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD([{"params": [toy.w]}, {"params": [torch.zeros(1)], "lr": 0.25}], lr=0.5)
 
     def step(batch):
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        return 0.001 * toy.step(batch)
+
+    fit(step, 20, toy, optimizer, epochs=2, batch_size=5, generator=torch.Generator(), schedule=given, progress=False)
+    factors = [1.0 if given is None else given(k, 8) for k in range(8)]
+    assert rates == [[0.5 * factor, 0.25 * factor] for factor in factors]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_averages_are_validated_and_kept_and_do_not_touch_the_training(validated):
+    """16 steps; the average by its definition from the weights of a run without it."""
+    plain, path = Toy(), []
+
+    def recorded(batch):
+        path.append(plain.w.detach().clone())
+        return plain.step(batch)
+
+    run_toy(plain, step=recorded)
+    path.append(plain.w.detach().clone())
+    average, averages = path[0].double(), []
+    for t, w in enumerate(path[1:], 1):
+        if t % 2 == 0:
+            d = min(0.8, (1 + t) / (10 + t)) ** 2
+            average = d * average + (1 - d) * w
+        averages.append(average)
+
+    toy, seen, trained, scores = Toy(), [], [], iter([1.0, 7.0, 5.0, 6.0])
+
+    def step(batch):
+        trained.append(toy.w.detach().clone())
         return toy.step(batch)
 
-    fit(
-        step, 20, toy, optimizer, epochs=2, batch_size=5, generator=torch.Generator(), lr_final=0.2, progress=False
-    )  # fmt: skip
-    assert rates == pytest.approx([0.5 * (1 - 0.8 * k / 8) for k in range(8)])
-    assert optimizer.param_groups[0]["lr"] == 0.5
+    def validate():
+        seen.append(toy.w.detach().clone())
+        return next(scores)
+
+    run_toy(toy, step=step, average=(0.8, 2), validate=validate if validated else None, validate_every=1)
+    assert all(torch.equal(mine, expected) for mine, expected in zip(trained, path, strict=False))
+    close = functools.partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6, check_dtype=False)
+    if validated:
+        for mine, expected in zip(seen, averages[3::4], strict=True):
+            close(mine, expected)
+    close(toy.w.detach(), averages[7 if validated else 15])
+    assert (toy.w - path[-1]).abs().max() > 0.01
 
 
 def test_early_stopping_keeps_the_best_weights():
@@ -130,11 +172,28 @@ def test_sizes_must_be_positive(name):
         )
 
 
+RUNS = [
+    {},
+    {"validate_every": None},
+    {"average": (0.9,)},
+    {"average": (0.9, 3), "schedule": schedule("cosine", warmup=0.3, final=0.1), "optimizer": "adagrad"},
+    {"average": (0.5, 2), "validate_every": None, "optimizer": "sgd", "schedule": schedule("linear")},
+    {"average": (0.9, 5), "patience": 1},
+]
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 7, 8, 15])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, signal_number, stop_at):
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7, 8, 15, 16])
+@pytest.mark.parametrize("options", RUNS, ids=range(len(RUNS)))
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, signal_number, stop_at, options):
+    every = options.get("validate_every", 2)
+
+    def run(toy, folder=None, **more):
+        score = None if every is None else lambda: -toy.w.norm().item()
+        return run_toy(toy, folder, **options | {"validate": score, "validate_every": every or 1} | more)
+
     whole = Toy()
-    reference = run_toy(whole, validate=lambda: -whole.w.norm().item(), validate_every=2)
+    reference = run(whole)
     toy, calls = Toy(), []
 
     def step(batch):
@@ -143,10 +202,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, signal_number, s
             signal.raise_signal(signal_number)
         return toy.step(batch)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_toy(toy, tmp_path, step=step, validate=lambda: -toy.w.norm().item(), validate_every=2)
+    if stop_at < 4 * reference.epochs:
+        with pytest.raises(KeyboardInterrupt):
+            run(toy, tmp_path, step=step)
+    else:  # it was the last step, or none: the run is over, and is not run again
+        run(toy, tmp_path, step=step)
     again = Toy()
-    fitted = run_toy(again, tmp_path, validate=lambda: -again.w.norm().item(), validate_every=2)
+    fitted = run(again, tmp_path)
     assert torch.equal(again.w, whole.w)
     strip = [{k: v for k, v in record.items() if k != "seconds"} for record in fitted.history]
     assert strip == [{k: v for k, v in record.items() if k != "seconds"} for record in reference.history]
@@ -182,6 +244,8 @@ def stop_after(steps: int, monkeypatch) -> None:
         {"parameterisation": "manifold", "manifold": "lorentz", "dtype": "float64"},
         {"negative_mode": "independent", "learn_curvature": True},
         {"model": "mure", "patience": 1},
+        {"optimizer": "adagrad", "averaging": 0.9, "schedule": "cosine", "warmup": 0.1},
+        {"parameterisation": "manifold", "dtype": "float64", "learn_curvature": True, "averaging": 0.9},
     ],
     ids=str,
 )
@@ -213,7 +277,7 @@ def test_compiled_scores_train_to_the_same_weights(monkeypatch):
 
 
 KILLS = """
-import os, random, signal, sys, time
+import itertools, os, random, signal, sys, time
 from pathlib import Path
 import torch, torch._dynamo  # the second is loaded by the first optimizer, which takes seconds
 from test_training import Toy, run_toy
@@ -221,22 +285,48 @@ from geoembed.checkpoint import load_latest
 
 torch.set_num_threads(1)
 folder, moments = Path(sys.argv[1]), random.Random(0)
+options = dict(epochs=10**6, average=(0.99, 3), checkpoint_seconds=0.0, validate=lambda: 1.0, validate_every=1)
 for _ in range(100):
     child = os.fork()
     if child == 0:
         toy = Toy()
-        run_toy(toy, folder, epochs=10**6, checkpoint_seconds=0.0, validate=lambda: 1.0, validate_every=1)
+        run_toy(toy, folder, **options)
         os._exit(1)
     time.sleep(moments.uniform(0.0, 0.25))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     found = load_latest(folder)
     print(0 if found is None else found.step)
+
+toy, calls = Toy(), itertools.count(1)
+
+def step(batch):
+    if next(calls) == found.step:
+        signal.raise_signal(signal.SIGINT)
+    return toy.step(batch)
+
+try:
+    run_toy(toy, folder / "whole", step=step, **options | {"checkpoint_seconds": 1e9})
+except KeyboardInterrupt:
+    whole = load_latest(folder / "whole")
+for mine, other in (
+    (found.weights, whole.weights),
+    (found.best, whole.best),
+    (found.state["averaging"]["averages"], whole.state["averaging"]["averages"]),
+    (found.state["optimizer"]["state"][0], whole.state["optimizer"]["state"][0]),
+    (found.state["generators"], whole.state["generators"]),
+):
+    assert mine.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in mine.items())
+assert found.state["progress"]["loss"] == whole.state["progress"]["loss"]
 """
 
 
 def test_a_hundred_kills_leave_every_run_readable(tmp_path):
-    """SIGKILL at random moments of a run that saves at every step; each run goes on where the last one fell."""
+    """SIGKILL at random moments of a run that saves at every step; each run goes on where the last one fell.
+
+    After all of them, weights, averages and the rest are what they are in a run of so many steps without a kill.
+    """
     tests = str(Path(__file__).parent)
     done = subprocess.run(
         [sys.executable, "-c", KILLS, str(tmp_path)], cwd=tests, capture_output=True, text=True, check=False
@@ -246,7 +336,7 @@ def test_a_hundred_kills_leave_every_run_readable(tmp_path):
     assert len(steps) == 100
     assert steps == sorted(steps)
     assert steps[-1] > 100
-    assert len([path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith(".")]) <= 2
+    assert len([path for path in tmp_path.iterdir() if path.name.isdecimal()]) <= 2
 
 
 # ------------------------------------------------------------------------------------------------- checkpoint files
@@ -345,6 +435,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     run_toy(Toy(), tmp_path)
     with pytest.raises(CheckpointError, match="Use the same settings, or another folder"):
         run_toy(Toy(), tmp_path, epochs=9)
+    with pytest.raises(CheckpointError, match=r"this one has .*'decay': 0\.9"):
+        run_toy(Toy(), tmp_path, average=(0.9,))
     other = Toy()
     other.w = torch.nn.Parameter(torch.zeros(5))
     with pytest.raises(CheckpointError, match="does not fit this model"):

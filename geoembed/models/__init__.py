@@ -1,7 +1,56 @@
-"""Models of graphs."""
+"""Models of graphs: a query made of head and relation, compared with the tail (`base`)."""
 
-from geoembed.models.multirelational import MultiRelational, MuRE, MuRP
+from geoembed.models.base import GraphModel, Scored
+from geoembed.models.bilinear import RESCAL, ComplEx, DistMult, TuckER
+from geoembed.models.both import BothDirections
+from geoembed.models.isometries import AttE, AttH, RefE, RefH, RotE, RotH
+from geoembed.models.lorentz_linear import HyboNet
+from geoembed.models.multirelational import MultiRelational, MultiRelationalFull, MuRE, MuRP, MuRPFull
+from geoembed.models.penalties import PENALTIES
+from geoembed.models.rotation import RotatE
+from geoembed.models.translation import TransE
 
-__all__ = ["MODELS", "MuRE", "MuRP", "MultiRelational"]
+__all__ = [
+    "MODELS",
+    "PENALTIES",
+    "RESCAL",
+    "AttE",
+    "AttH",
+    "BothDirections",
+    "ComplEx",
+    "DistMult",
+    "GraphModel",
+    "HyboNet",
+    "MuRE",
+    "MuRP",
+    "MuRPFull",
+    "MultiRelational",
+    "MultiRelationalFull",
+    "RefE",
+    "RefH",
+    "RotE",
+    "RotH",
+    "RotatE",
+    "Scored",
+    "TransE",
+    "TuckER",
+]
 
-MODELS = {"mure": MuRE, "murp": MuRP}
+MODELS = {
+    "atte": AttE,
+    "atth": AttH,
+    "complex": ComplEx,
+    "distmult": DistMult,
+    "hybonet": HyboNet,
+    "mure": MuRE,
+    "murp": MuRP,
+    "murp-full": MuRPFull,
+    "refe": RefE,
+    "refh": RefH,
+    "rescal": RESCAL,
+    "rotate": RotatE,
+    "rote": RotE,
+    "roth": RotH,
+    "transe": TransE,
+    "tucker": TuckER,
+}

@@ -22,11 +22,20 @@ from typing import Any, NamedTuple
 import geoopt
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall
+from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, Product
 from geoembed.numerics import sinhc
 
-__all__ = ["EuclideanTranslated", "HyperbolicTranslated", "ManifoldTranslated", "translated"]
+__all__ = [
+    "EuclideanTranslated",
+    "HyperbolicTranslated",
+    "ManifoldTranslated",
+    "Points",
+    "ProductTranslated",
+    "squared_arcosh1p",
+    "translated",
+]
 
 
 class _SquaredArcosh1p(torch.autograd.Function):
@@ -41,9 +50,15 @@ class _SquaredArcosh1p(torch.autograd.Function):
         return d.square_()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         (half_slope,) = ctx.saved_tensors
         return (grad * half_slope).mul_(2)
+
+
+def squared_arcosh1p(z: Tensor) -> Tensor:
+    """arcosh(1 + z)^2 for z >= 0, smooth at 0."""
+    return _SquaredArcosh1p.apply(z)
 
 
 class Points(NamedTuple):
@@ -95,12 +110,16 @@ class HyperbolicTranslated:
         rv = v.space @ r.space.mT
         return Points(v.time * r.time + rv, r.space + (r.time + rv / (1 + v.time)) * v.space)
 
-    def sqdist_to(self, q: Points, w: Points, out: Tensor) -> Tensor:
-        """d(q_i, w_j)^2 into out, without a graph. q: B points, w: N points, out: (B, N)."""
-        z = torch.matmul(torch.cat([q.time, -q.space], dim=-1), torch.cat([w.time, w.space], dim=-1).mT, out=out)
+    def sqdist_moved(self, q: Points, w: Points) -> Tensor:
+        """d(q_i, w_j)^2, without a graph. q: B points, w: N points -> (B, N)."""
+        z = torch.cat([q.time, -q.space], dim=-1) @ torch.cat([w.time, w.space], dim=-1).mT
         z.sub_(1).clamp_(min=0)
         d2 = (z + 2).mul_(z).sqrt_().add_(z).log1p_().square_()
-        return torch.div(d2, self.c, out=out)
+        return d2 if self.unit else torch.div(d2, self.c, out=d2)
+
+    def sq_radius(self, p: Points) -> Tensor:
+        """d(0, p)^2. p: B points -> (B)."""
+        return self._squared(p.time.squeeze(-1) - 1)
 
     @staticmethod
     def _query(q: Points, r: Points) -> tuple[Points, Tensor]:
@@ -109,7 +128,7 @@ class HyperbolicTranslated:
         return factor, (q.space * r.space).sum(-1, keepdim=True) + 1
 
     def _squared(self, z: Tensor) -> Tensor:
-        d2 = _SquaredArcosh1p.apply(z)
+        d2 = squared_arcosh1p(z)
         return d2 if self.unit else d2 / self.c
 
 
@@ -136,9 +155,12 @@ class EuclideanTranslated:
     def translate(self, v: Tensor, r: Tensor) -> Tensor:
         return v + r
 
-    def sqdist_to(self, q: Tensor, w: Tensor, out: Tensor) -> Tensor:
-        torch.matmul(q, w.mT, out=out).mul_(-2).add_(q.square().sum(-1, keepdim=True))
-        return out.add_(w.square().sum(-1)).clamp_(min=0)
+    def sqdist_moved(self, q: Tensor, w: Tensor) -> Tensor:
+        squares = q.square().sum(-1, keepdim=True)
+        return (q @ w.mT).mul_(-2).add_(squares).add_(w.square().sum(-1)).clamp_(min=0)
+
+    def sq_radius(self, p: Tensor) -> Tensor:
+        return p.square().sum(-1)
 
 
 class ManifoldTranslated:
@@ -165,14 +187,65 @@ class ManifoldTranslated:
     def translate(self, v: Tensor, r: Tensor) -> Tensor:
         return self.manifold.add(v, r.expand_as(v))
 
-    def sqdist_to(self, q: Tensor, w: Tensor, out: Tensor) -> Tensor:
-        return out.copy_(self.manifold.cdist(q, w).square_())
+    def sqdist_moved(self, q: Tensor, w: Tensor) -> Tensor:
+        return self.manifold.cdist(q, w).square_()
+
+    def sq_radius(self, p: Tensor) -> Tensor:
+        return self.manifold.to_tangent(p).square().sum(-1)
+
+
+class Parts(tuple):
+    """Points of the factors of a product, one entry a factor."""
+
+    def __new__(cls, *parts: Any) -> "Parts":
+        return super().__new__(cls, parts)
+
+
+class ProductTranslated:
+    """On a product of spaces every function is that of the factors; squared distances add up."""
+
+    def __init__(self, manifold: Product):
+        self.manifold = manifold
+        self.spaces = [translated(factor) for factor in manifold.factors]
+
+    def lift(self, u: Tensor) -> Parts:
+        return self._map("lift", u.split(self.manifold.dims, dim=-1))
+
+    def lift_points(self, x: Tensor) -> Parts:
+        return self._map("lift_points", self.manifold.split(x))
+
+    def take(self, p: Parts, index: Tensor) -> Parts:
+        return Parts(*(space.take(part, index) for space, part in zip(self.spaces, p, strict=True)))
+
+    def sqdist(self, q: Parts, v: Parts, r: Parts) -> Tensor:
+        return self._sum("sqdist", q, v, r)
+
+    def sqdist_matrix(self, q: Parts, v: Parts, r: Parts) -> Tensor:
+        return self._sum("sqdist_matrix", q, v, r)
+
+    def translate(self, v: Parts, r: Parts) -> Parts:
+        return self._map("translate", v, r)
+
+    def sqdist_moved(self, q: Parts, w: Parts) -> Tensor:
+        return self._sum("sqdist_moved", q, w)
+
+    def sq_radius(self, p: Parts) -> Tensor:
+        return self._sum("sq_radius", p)
+
+    def _map(self, method: str, *points: Any) -> Parts:
+        return Parts(*(getattr(space, method)(*part) for space, *part in zip(self.spaces, *points, strict=True)))
+
+    def _sum(self, method: str, *points: Parts) -> Tensor:
+        first, *rest = self._map(method, *points)
+        return sum(rest, start=first)
 
 
 def translated(manifold: geoopt.Manifold) -> Any:
-    """The fastest of the three that is exact for `manifold`."""
+    """The fastest of the four that is exact for `manifold`."""
     if isinstance(manifold, PoincareBall | Lorentz | HalfSpace):
         return HyperbolicTranslated(manifold)
     if isinstance(manifold, Euclidean):
         return EuclideanTranslated()
+    if isinstance(manifold, Product):
+        return ProductTranslated(manifold)
     return ManifoldTranslated(manifold)

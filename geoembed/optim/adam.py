@@ -19,13 +19,13 @@ its geodesic to the origin, x <- exp_0((1 - lr w) log_0 x), between the gradient
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
 from geoembed.errors import DomainError
-from geoembed.optim.base import RowOptimizer, flag, nonnegative
+from geoembed.optim.base import RowOptimizer, Shared, flag, nonnegative
 from geoembed.optim.rows import buffer, check_rows, count, curved, descent, move, put, take
 
 __all__ = ["RiemannianAdam"]
@@ -89,11 +89,8 @@ class RiemannianAdam(RowOptimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        stabilize: int | None = None,
-        maximize: bool = False,
         decoupled_weight_decay: bool = False,
-        burn_in: int = 0,
-        burn_in_factor: float = 0.1,
+        **shared: Unpack[Shared],
     ):
         defaults = {
             "lr": lr,
@@ -101,13 +98,9 @@ class RiemannianAdam(RowOptimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
-            "stabilize": stabilize,
-            "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
-            "burn_in": burn_in,
-            "burn_in_factor": burn_in_factor,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **shared)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in `torch.optim.Optimizer`; options the group lacks are the optimizer's. Raises DomainError."""

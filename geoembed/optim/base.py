@@ -1,4 +1,4 @@
-"""What both optimizers share: the loop over groups and parameters, checked options, projection, saved state.
+"""What all optimizers share: the loop over groups and parameters, checked options, projection, saved state.
 
 Burn-in multiplies the learning rate of the first calls by a factor, as in M. Nickel and D. Kiela, "Poincaré
 Embeddings for Learning Hierarchical Representations", NeurIPS 2017, arXiv 1705.08039, section 3.
@@ -6,14 +6,23 @@ Embeddings for Learning Hierarchical Representations", NeurIPS 2017, arXiv 1705.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 
 from geoembed.errors import DomainError
 from geoembed.optim.rows import curved, gradient_rows
 
-__all__ = ["RowOptimizer", "flag", "nonnegative"]
+__all__ = ["RowOptimizer", "Shared", "flag", "nonnegative"]
+
+
+class Shared(TypedDict, total=False):
+    """Keywords of every optimizer's constructor; their defaults are those of `RowOptimizer`."""
+
+    stabilize: int | None
+    maximize: bool
+    burn_in: int
+    burn_in_factor: float
 
 
 def require(group: dict[str, Any], checks: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
@@ -59,9 +68,19 @@ class RowOptimizer(torch.optim.Optimizer):
     }
     step_rows: ClassVar[Callable[..., None]]
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
-        self.check(defaults)
-        super().__init__(params, {**defaults, "step": 0})
+    def __init__(
+        self,
+        params: Iterable[Any],
+        defaults: dict[str, Any],
+        *,
+        stabilize: int | None = None,
+        maximize: bool = False,
+        burn_in: int = 0,
+        burn_in_factor: float = 0.1,
+    ):
+        shared = {"stabilize": stabilize, "maximize": maximize, "burn_in": burn_in, "burn_in_factor": burn_in_factor}
+        self.check({**defaults, **shared})
+        super().__init__(params, {**defaults, **shared, "step": 0})
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise DomainError for an option of a group that cannot be used."""

@@ -67,10 +67,11 @@ def put(table: Tensor, ids: Tensor | None, rows: Tensor) -> None:
         table.copy_(rows)
 
 
-def buffer(state: dict[str, Any], name: str, table: Tensor, real: bool = False) -> Tensor:
-    """The state tensor of this name, made of zeros on first use; as pairs of reals when `real` and complex."""
+def buffer(state: dict[str, Any], name: str, table: Tensor, real: bool = False, initial: float = 0.0) -> Tensor:
+    """The state tensor of this name, full of `initial` on first use; as pairs of reals when `real` and complex."""
     if state.get(name) is None:
-        state[name] = torch.zeros_like(table)
+        both = real and table.is_complex()
+        state[name] = torch.full_like(table, complex(initial, initial) if both else initial)
     value: Tensor = state[name]
     return torch.view_as_real(value) if real and value.is_complex() else value
 

@@ -10,13 +10,13 @@ On Euclidean parameters these are the steps of `torch.optim.SGD`.
 """
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
 from geoembed.errors import DomainError
-from geoembed.optim.base import RowOptimizer, flag, nonnegative
+from geoembed.optim.base import RowOptimizer, Shared, flag, nonnegative
 from geoembed.optim.rows import buffer, check_rows, count, curved, descent, move, put, take
 
 __all__ = ["RiemannianSGD"]
@@ -56,11 +56,7 @@ class RiemannianSGD(RowOptimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        stabilize: int | None = None,
-        *,
-        maximize: bool = False,
-        burn_in: int = 0,
-        burn_in_factor: float = 0.1,
+        **shared: Unpack[Shared],
     ):
         defaults = {
             "lr": lr,
@@ -68,12 +64,8 @@ class RiemannianSGD(RowOptimizer):
             "dampening": dampening,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
-            "stabilize": stabilize,
-            "maximize": maximize,
-            "burn_in": burn_in,
-            "burn_in_factor": burn_in_factor,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **shared)
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise DomainError for an option of a group that cannot be used."""

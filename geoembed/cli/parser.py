@@ -1,0 +1,120 @@
+"""What the commands take."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from geoembed.cli import commands
+from geoembed.config import TrainConfig
+
+__all__ = ["build_parser"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `geoembed`; the arguments that it returns hold the command as `run`."""
+    parser = argparse.ArgumentParser(
+        prog="geoembed", description="Geometric embeddings: hyperbolic spaces, distances, graph embedding."
+    )
+    group = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        new = group.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        new.set_defaults(run=run, parser=new)
+        return new
+
+    _train(command("train", commands.train, "embed a graph of triples, evaluate it, draw it"))
+    _evaluate(command("evaluate", commands.evaluate, "rank a split with a trained run"))
+    _classify(command("classify", commands.classify, "tell the triples of a split from false ones with a trained run"))
+    _query(command("query", commands.query, "nearest entities, answers to a question, or the probability of a triple"))
+    _score(command("score", commands.score, "probabilities of the triples in a file, and ranks of their tails"))
+    _export(command("export", commands.export, "write the embedding of a run for another program"))
+    _plot(command("plot", commands.plot, "draw the Poincare disk of a run"))
+    command("recipes", commands.recipes, "list the settings that come with the package")
+    command("data", commands.data, "list the data sets that can be found by name")
+    return parser
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="?", help="a shipped set, a folder with train/valid/test files, or one file")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="RUN", help="run folder; by default the next free in runs/"
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--recipe", metavar="NAME", help="settings that come with the package; flags override them")
+    start.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; flags override it")
+    start.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    parser.add_argument("--no-baseline", action="store_true", help="skip the Euclidean MuRE of the same size")
+    parser.add_argument("--no-picture", action="store_true", help="skip disk.png")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1; batches are too small to share)"
+    )
+    settings = parser.add_argument_group("settings")
+    for field in dataclasses.fields(TrainConfig):
+        if field.name != "data":
+            _add_setting(settings, field)
+
+
+def _add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field) -> None:
+    flag, default, choices = "--" + field.name.replace("_", "-"), field.default, field.metadata["choices"]
+    text = f"{field.metadata['help']} (default: {default})"
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        kind = type(default)
+        group.add_argument(
+            flag, type=kind, metavar=kind.__name__.upper() if not choices else None, choices=choices, help=text
+        )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RUN")
+
+
+def _add_split(parser: argparse.ArgumentParser, drawn: str) -> None:
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    parser.add_argument("--per-relation", action="store_true", help="also a table of the relations")
+    parser.add_argument("--seed", type=int, default=0, help=f"of {drawn} (default: 0)")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_split(parser, "the sample")
+    parser.add_argument(
+        "--exclude-query-entity", action="store_true", help="the papers' protocol: drop the query's entity"
+    )
+    parser.add_argument("--sample", type=int, metavar="N", help="rank N random queries only, and give standard errors")
+
+
+def _classify(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_split(parser, "the false triples")
+
+
+def _query(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("entity")
+    parser.add_argument("relation", nargs="?", help="answer (ENTITY, RELATION, ?)")
+    parser.add_argument("tail", nargs="?", help="probability and rank of (ENTITY, RELATION, TAIL)")
+    parser.add_argument("--inverse", action="store_true", help="answer (?, RELATION, ENTITY)")
+    parser.add_argument("--to", metavar="TAIL", help="answer (ENTITY, ?, TAIL): the relations between two entities")
+    parser.add_argument("--new", action="store_true", help="leave out what the data states already")
+    parser.add_argument("-k", type=int, default=10, help="number of answers (default: 10)")
+
+
+def _score(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a table head, relation, tail: TSV, or .csv, or .gz")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="by default standard output")
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
+    parser.add_argument("--format", metavar="F", help="tsv, npz, word2vec, graphml or gexf; by default by the suffix")
+
+
+def _plot(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="PNG, SVG or PDF; by default RUN/disk.png")
+    parser.add_argument("--labels", type=int, default=40, help="at most so many names")
