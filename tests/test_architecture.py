@@ -19,6 +19,7 @@ FLOORS = {
         "evaluation",
         "sampled_evaluation",
         "classification",
+        "placement",
         "analysis",
         "checkpoint",
     },
