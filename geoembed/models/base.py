@@ -3,8 +3,9 @@
     score(h, r, t) = b_h + b'_t - D( query(x_h, r), answer(x_t) )
 
 x: rows of the entity table, b, b': biases of an entity as head and as tail (some models have none), D: any comparison
-in which smaller is closer. A subclass says what a query is (`_query`) and how it compares with one answer each
-(`_compare`) and with all answers (`_compare_matrix`); training, ranking and regularisers need no more.
+in which smaller is closer. A subclass says what a query is (`_query`) and what compares it: a `distance`, or how it
+compares with one answer each (`_compare`) and with all answers (`_compare_matrix`); training, ranking and regularisers
+need no more.
 
 Relations come in 2 n directions, the inverse of r being r + n, so that every question is one for a tail.
 """
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoembed.distance import Distance
 from geoembed.errors import DomainError
 from geoembed.manifolds import Euclidean
 from geoembed.models.penalties import Penalty, radius
@@ -48,6 +50,7 @@ class GraphModel(nn.Module):
     has_biases: ClassVar[bool] = True
     default_scale: ClassVar[float] = 1e-3
     entity: nn.Parameter
+    distance: Distance
     bias: nn.Parameter | None
 
     def __init__(
@@ -88,11 +91,11 @@ class GraphModel(nn.Module):
 
     def _compare(self, query: Any, answer: Any) -> Tensor:
         """D of queries and answers, row by row; leading dimensions broadcast."""
-        raise NotImplementedError
+        return self.distance(query, answer)
 
     def _compare_matrix(self, query: Any, answer: Any) -> Tensor:
         """D of B queries and N answers: (B, N)."""
-        raise NotImplementedError
+        return self.distance.pairwise(query, answer)
 
     def _ranking(self, relation: int) -> tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], Any]:
         """(query of rows, answer of rows, comparison) for one relation, without a graph; overridden where it pays."""
@@ -202,7 +205,7 @@ class GraphModel(nn.Module):
 
     @torch.no_grad()
     def curvatures(self) -> Tensor | None:
-        """The curvature -c of the space that each relation compares in, (n_relations,); None for a flat model."""
+        """Curvatures -c of the spaces that the relations compare in, (n_relations,); None: flat, or a product."""
         return None
 
     def describe(self) -> str:

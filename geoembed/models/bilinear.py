@@ -36,12 +36,6 @@ class Bilinear(GraphModel):
         self.distance = NegativeInner()
         self.entity = self._normal(n_entities, dim)
 
-    def _compare(self, query: Tensor, answer: Tensor) -> Tensor:
-        return self.distance(query, answer)
-
-    def _compare_matrix(self, query: Tensor, answer: Tensor) -> Tensor:
-        return self.distance.pairwise(query, answer)
-
 
 class DistMult(Bilinear):
     """<x_h ⊙ y_r, x_t>. With inverse relations y_r and y of the inverse differ, which lifts the symmetry."""

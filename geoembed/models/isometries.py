@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from geoembed.manifolds import PoincareBall
 from geoembed.models.base import GraphModel
-from geoembed.models.rotation import check_even
+from geoembed.models.rotation import check_even, multiply
 from geoembed.models.translated import HyperbolicTranslated, Points, squared_arcosh1p
 from geoembed.numerics import norm, sinhc, sqdist
 
@@ -54,15 +54,12 @@ class Isometric(GraphModel):
 
     def _moved(self, u: Tensor, r: Tensor) -> Tensor:
         """O_r u. u: (B, dim) -> (B, dim)."""
-        a, b = u.chunk(2, dim=-1)  # coordinate k is paired with k + dim / 2
+        a, b = u.chunk(2, dim=-1)  # coordinate k is paired with k + dim / 2, as in a complex number
+        sources = {"rotation": u, "reflection": torch.cat([a, -b], dim=-1)}
         images = []
         for kind, table in self.angles.items():
             angle = self._take(table, r)
-            cos, sin = angle.cos(), angle.sin()
-            if kind == "rotation":
-                images.append(torch.cat([cos * a - sin * b, sin * a + cos * b], dim=-1))
-            else:
-                images.append(torch.cat([cos * a + sin * b, sin * a - cos * b], dim=-1))
+            images.append(multiply(sources[kind], torch.cat([angle.cos(), angle.sin()], dim=-1)))
         if len(images) == 1:
             return images[0]
         both = torch.stack(images, dim=1)

@@ -94,12 +94,3 @@ class RotatE(GraphModel):
     def _query(self, rows: Tensor, r: Tensor) -> Tensor:
         angle = self._take(self.angle, r)
         return multiply(rows, torch.cat([angle.cos(), angle.sin()], dim=-1))
-
-    def _compare(self, query: Tensor, answer: Tensor) -> Tensor:
-        return self.distance(query, answer)
-
-    def _compare_matrix(self, query: Tensor, answer: Tensor) -> Tensor:
-        return self.distance.pairwise(query, answer)
-
-    def moduli(self, rows: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(torch.stack(rows.chunk(2, dim=-1)), dim=0)

@@ -30,9 +30,3 @@ class TransE(GraphModel):
 
     def _query(self, rows: Tensor, r: Tensor) -> Tensor:
         return rows + self._take(self.relation, r)
-
-    def _compare(self, query: Tensor, answer: Tensor) -> Tensor:
-        return self.distance(query, answer)
-
-    def _compare_matrix(self, query: Tensor, answer: Tensor) -> Tensor:
-        return self.distance.pairwise(query, answer)
