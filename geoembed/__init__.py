@@ -48,6 +48,7 @@ _PACKAGES = (
     "numerics",
     "optim",
     "plotting",
+    "search",
 )
 
 __all__ = [*_HOME, *_PACKAGES, "__version__"]

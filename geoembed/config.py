@@ -14,7 +14,7 @@ from typing import Any
 
 from geoembed.errors import DataError, DomainError, UnknownNameError
 
-__all__ = ["TrainConfig", "recipes"]
+__all__ = ["TrainConfig", "check_setting", "recipes", "typed_setting"]
 
 MODELS = (
     *("murp", "mure", "murp-full", "rote", "roth", "refe", "refh", "atte", "atth", "hybonet"),
@@ -92,18 +92,8 @@ class TrainConfig:
     device: str = _setting("cpu", "a torch device")
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            default: Any = f.default
-            value: Any = getattr(self, f.name)
-            if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, f.name, value := float(value))
-            if type(value) is not type(default):
-                raise DomainError(f"{f.name} must be {type(default).__name__}, got {value!r}")
-            choices, low = f.metadata["choices"], f.metadata["low"]
-            if choices and value not in choices:
-                raise UnknownNameError(f.name, value, choices)
-            if low is not None and not (value >= low and math.isfinite(value)):
-                raise DomainError(f"{f.name} must be a finite number of at least {low:g}, got {value}")
+        for name in FIELDS:
+            object.__setattr__(self, name, check_setting(name, getattr(self, name)))
         if self.curvature == 0:
             raise DomainError("curvature must be positive; for the flat space use --model mure")
         if self.negative_weight == 0:
@@ -156,10 +146,9 @@ class TrainConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "TrainConfig":
         """Settings from names and values; an unknown name lists the closest ones."""
-        names = [f.name for f in dataclasses.fields(cls)]
         for name in values:
-            if name not in names:
-                raise UnknownNameError("setting", name, names)
+            if name not in FIELDS:
+                raise UnknownNameError("setting", name, FIELDS)
         return cls(**values)
 
     @classmethod
@@ -174,6 +163,31 @@ class TrainConfig:
         return "".join(
             f"{f.name} = {_toml(getattr(self, f.name))}  # {f.metadata['help']}\n" for f in dataclasses.fields(self)
         )
+
+
+FIELDS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(TrainConfig)}
+
+
+def typed_setting(name: str, value: Any) -> Any:
+    """The value of a setting if it has the type of the default, an int as a float where that is one."""
+    if name not in FIELDS:
+        raise UnknownNameError("setting", name, FIELDS)
+    kind = type(FIELDS[name].default)
+    value = float(value) if kind is float and type(value) is int else value
+    if type(value) is not kind:
+        raise DomainError(f"{name} must be {kind.__name__}, got {value!r}")
+    return value
+
+
+def check_setting(name: str, value: Any) -> Any:
+    """The value of a setting, with its type, if it is possible by itself."""
+    value = typed_setting(name, value)
+    choices, low = FIELDS[name].metadata["choices"], FIELDS[name].metadata["low"]
+    if choices and value not in choices:
+        raise UnknownNameError(name, value, choices)
+    if low is not None and not (value >= low and math.isfinite(value)):
+        raise DomainError(f"{name} must be a finite number of at least {low:g}, got {value}")
+    return value
 
 
 def recipes() -> dict[str, Path]:

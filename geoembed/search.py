@@ -47,7 +47,7 @@ import torch
 from tqdm import tqdm
 
 from geoembed.checkpoint import writing
-from geoembed.config import TrainConfig, read_toml
+from geoembed.config import TrainConfig, check_setting, read_toml, typed_setting
 from geoembed.data import Triples, load
 from geoembed.drawing import GREY, INK
 from geoembed.errors import (
@@ -68,7 +68,6 @@ FORMAT = 1
 STARTUP = 5  # finished trials before any is pruned
 ENOUGH = 30  # trials with a score before importance is computed: a tenth of them is compared with the rest
 BEST, FINISHED = "#CC6677", "#332288"
-FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Space:
                 why = "all trials have the same graph" if name == "data" else "it is fixed in [settings]"
                 raise DomainError(f"{name} cannot be searched: {why}")
         return cls(
-            {name: _checked(name, value) for name, value in settings.items()},
+            {name: check_setting(name, value) for name, value in settings.items()},
             {name: _checked_entry(name, entry) for name, entry in searched.items()},
         )
 
@@ -285,7 +284,7 @@ def _best(done: list[Trial]) -> Trial | None:
 def _checked_entry(name: str, entry: Any) -> Any:
     """An entry of [search] with its values checked one by one."""
     if isinstance(entry, list | tuple):
-        values = [_checked(name, value) for value in entry]
+        values = [check_setting(name, value) for value in entry]
         if not values or any(value in values[:i] for i, value in enumerate(values)):
             raise DomainError(f"{name}: expected a list of different values, got {entry!r}")
         return values
@@ -296,32 +295,11 @@ def _checked_entry(name: str, entry: Any) -> Any:
             raise UnknownNameError(f"key of {name}", key, ("low", "high", "step", "log"))
     if not {"low", "high"} <= set(entry) or not isinstance(entry.get("log", False), bool):
         raise DomainError(f"{name}: a range has low and high, and perhaps step, or log = true; got {dict(entry)}")
-    low, high = _checked(name, entry["low"]), _checked(name, entry["high"])
+    low, high = check_setting(name, entry["low"]), check_setting(name, entry["high"])
     if not isinstance(low, int | float) or isinstance(low, bool):
         raise DomainError(f"{name} has no range; list its values: {name} = [...]")
-    step = {"step": _typed(name, entry["step"])} if "step" in entry else {}
+    step = {"step": typed_setting(name, entry["step"])} if "step" in entry else {}
     return {"low": low, "high": high, **step, "log": entry.get("log", False)}
-
-
-def _checked(name: str, value: Any) -> Any:
-    """The value of a setting if it is possible by itself; what `TrainConfig` checks of single settings."""
-    if name not in FIELDS:
-        raise UnknownNameError("setting", name, FIELDS)
-    value = _typed(name, value)
-    choices, low = FIELDS[name].metadata["choices"], FIELDS[name].metadata["low"]
-    if choices and value not in choices:
-        raise UnknownNameError(name, value, choices)
-    if low is not None and not low <= value < float("inf"):
-        raise DomainError(f"{name} must be a finite number of at least {low:g}, got {value}")
-    return value
-
-
-def _typed(name: str, value: Any) -> Any:
-    kind = type(FIELDS[name].default)
-    value = float(value) if kind is float and type(value) is int else value
-    if type(value) is not kind:
-        raise DomainError(f"{name} must be {kind.__name__}, got {value!r}")
-    return value
 
 
 def _distribution(optuna: Any, name: str, entry: Any) -> Any:

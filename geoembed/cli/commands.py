@@ -1,17 +1,18 @@
 """What the commands do. Heavy imports wait until a command runs."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from geoembed import config
 from geoembed.config import TrainConfig
 from geoembed.errors import UnknownNameError
 
-__all__ = ["classify", "data", "evaluate", "export", "plot", "query", "recipes", "score", "train"]
+__all__ = ["classify", "data", "evaluate", "export", "plot", "query", "recipes", "report", "score", "search", "train"]
 
 
 def train(args: argparse.Namespace) -> None:
@@ -24,18 +25,41 @@ def train(args: argparse.Namespace) -> None:
         settings, folder = Run.open(args.resume).config, args.resume
     else:
         settings, folder = _settings(args), args.output
-    import torch
-
     from geoembed import jobs
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
     try:
-        jobs.train(settings, folder, baseline=not args.no_baseline, picture=not args.no_picture)
+        with _threads(args.threads):
+            jobs.train(settings, folder, baseline=not args.no_baseline, picture=not args.no_picture)
     except KeyboardInterrupt:
         where = folder or "the run folder above"
         print(f"\nstopped and saved. Go on with: geoembed train --resume {where}", file=sys.stderr)
         raise
+
+
+def search(args: argparse.Namespace) -> None:
+    space = config.read_toml(args.space)
+    if args.data is not None:
+        space["settings"] = {**space.get("settings", {}), "data": args.data}
+    from geoembed import search
+
+    options = {"trials": args.trials, "minutes": args.minutes, "seed": args.seed, "resume": args.resume}
+    try:
+        with _threads(1):
+            search.search(space, args.output, **options)
+    except KeyboardInterrupt:
+        print("\nstopped; finished trials are kept. Go on with the same command and --resume", file=sys.stderr)
+        raise
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """So many CPU threads within the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
 
@@ -176,6 +200,13 @@ def plot(args: argparse.Namespace) -> None:
     from geoembed.runs import Run
 
     print(jobs.plot_run(Run.open(args.folder), path=args.output, labels=args.labels))
+
+
+def report(args: argparse.Namespace) -> None:
+    from geoembed import report
+    from geoembed.runs import Run
+
+    print(report.report(Run.open(args.folder), args.output))
 
 
 def recipes(args: argparse.Namespace) -> None:

@@ -30,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     _score(command("score", commands.score, "probabilities of the triples in a file, and ranks of their tails"))
     _export(command("export", commands.export, "write the embedding of a run for another program"))
     _plot(command("plot", commands.plot, "draw the Poincare disk of a run"))
+    _report(command("report", commands.report, "write what a paper would say of a run: tables and pictures"))
+    _search(command("search", commands.search, "look for the settings with the best validation MRR"))
     command("recipes", commands.recipes, "list the settings that come with the package")
     command("data", commands.data, "list the data sets that can be found by name")
     return parser
@@ -118,3 +120,18 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="PNG, SVG or PDF; by default RUN/disk.png")
     parser.add_argument("--labels", type=int, default=40, help="at most so many names")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="by default RUN/report")
+
+
+def _search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="?", help="as for train; by default the data of the space")
+    parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="TOML with [settings] and [search]")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--trials", type=int, default=50, metavar="N", help="trials in all (default: 50)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="start no trial after so many minutes")
+    parser.add_argument("--seed", type=int, default=0, help="of the proposals and the trials (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on with the search in the folder")
