@@ -30,6 +30,7 @@ FLOORS = {
         "export",
         "search",
         "report",
+        "charts",
         "layout",
         "drawing",
         "plotting",
