@@ -10,6 +10,7 @@ import tomllib
 import pytest
 import torch
 
+from geoembed import config as settings
 from geoembed.cli import main
 from geoembed.config import TrainConfig
 from geoembed.runs import Run
@@ -97,6 +98,99 @@ def test_query_neighbours_answers_and_probability(run_folder, capsys):
     assert capsys.readouterr().out.startswith("P(node005 parent node001) = ")
 
 
+def known_marks(out):
+    return [line.rsplit("  (", 1)[1] for line in out.splitlines() if line.endswith(")")]
+
+
+def test_query_leaves_known_answers_out(run_folder, capsys):
+    assert main(["query", str(run_folder), "node001", "parent", "--inverse", "-k", "80"]) == 0
+    before = capsys.readouterr().out
+    assert main(["query", str(run_folder), "node001", "parent", "--inverse", "-k", "80", "--new"]) == 0
+    after = capsys.readouterr().out
+    assert len(known_marks(before)) == 3
+    assert known_marks(after) == []
+    assert after.splitlines() == [line for line in before.splitlines() if not line.endswith(")")]
+
+
+def test_query_relations(run_folder, capsys):
+    assert main(["query", str(run_folder), "node002", "--to", "node003"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["P(true)", "node002", "?", "node003"]
+    assert {line.split()[1] for line in lines[1:]} == {"parent", "next"}
+    assert [line.split()[1] for line in lines[1:] if line.endswith(")")] == ["next"]
+    assert main(["query", str(run_folder), "node002", "--to", "node003", "--new"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["parent"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["node001", "--new"], ["node001", "next", "node002", "--new"], ["a", "next", "--to", "b"], ["a", "-k", "0"]],
+)
+def test_query_that_makes_no_sense(run_folder, capsys, words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["query", str(run_folder), *words])
+    assert stopped.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_score_a_file(run_folder, tmp_path, capsys):
+    rows = [("node005", "parent", "node001"), ("node001", "next", "node001"), ("node005", "parent", "node001")]
+    table = tmp_path / "asked.tsv"
+    table.write_text("".join("\t".join(row) + "\n" for row in rows))
+    assert main(["score", str(run_folder), str(table)]) == 0
+    printed = capsys.readouterr().out
+    found = [line.split("\t") for line in printed.splitlines()]
+    assert [tuple(row[:3]) for row in found] == rows
+    for row, values in zip(rows, found, strict=True):
+        probability, rank = Run.open(run_folder).probability(*row)
+        assert float(values[3]) == pytest.approx(probability, rel=1e-6)
+        assert float(values[4]) == rank
+    assert main(["score", str(run_folder), str(table), "-o", str(tmp_path / "out.tsv")]) == 0
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "out.tsv").read_text() == printed
+    table.write_text("node005\tparent\tnode1\n")
+    assert "unknown entity 'node1'" in fails(capsys, "score", str(run_folder), str(table))
+    table.write_text("node005\tparent\n")
+    assert "asked.tsv:1" in fails(capsys, "score", str(run_folder), str(table))
+    assert "no such file" in fails(capsys, "score", str(run_folder), str(tmp_path / "none.tsv"))
+
+
+def test_export(run_folder, tmp_path, capsys):
+    path = tmp_path / "points.vec"
+    assert main(["export", str(run_folder), "-o", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == str(path)
+    assert path.read_text().splitlines()[0] == "80 4"
+    assert main(["export", str(run_folder), "-o", str(tmp_path / "points"), "--format", "tsv"]) == 0
+    assert (tmp_path / "points").read_text() == (run_folder / "embedding.tsv").read_text()
+    assert "unknown suffix" in fails(capsys, "export", str(run_folder), "-o", str(tmp_path / "points.doc"))
+    assert "unknown format" in fails(capsys, "export", str(run_folder), "-o", str(path), "--format", "doc")
+
+
+def test_evaluate_a_sample(run_folder, capsys):
+    before = (run_folder / "results.json").read_bytes()
+    texts = []
+    for seed in ("0", "0", "1"):
+        assert main(["evaluate", str(run_folder), "--split", "train", "--sample", "20", "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    lines = [line.split() for line in texts[0].splitlines()[:5]]
+    assert [line[0] for line in lines] == ["MRR", "H@1", "H@3", "H@10", "MR"]
+    assert all(line[2] == "+-" and float(line[3]) > 0 for line in lines if float(line[1]) > 0)
+    assert "a sample of 20 of" in texts[0]
+    assert texts[0] == texts[1] != texts[2]
+    assert (run_folder / "results.json").read_bytes() == before
+    assert "sample must be at least 1" in fails(capsys, "evaluate", str(run_folder), "--sample", "0")
+
+
+def test_classify(run_folder, capsys):
+    assert main(["classify", str(run_folder), "--per-relation"]) == 0
+    out = capsys.readouterr().out
+    values = {line[:17].strip(): float(line[17:]) for line in out.splitlines()[:7]}
+    assert set(values) >= {"accuracy", "roc auc", "f1"}
+    assert 0 <= values["accuracy"] <= 1
+    assert "threshold" in out
+    assert "test triples and negatives" in out
+
+
 def test_query_agrees_with_the_model(run_folder):
     run = Run.open(run_folder)
     run.model.double()
@@ -133,6 +227,39 @@ def test_settings_from_toml_and_flags(tmp_path):
     assert (config.dim, config.epochs, config.lr, config.manifold) == (5, 2, 1.0, "lorentz")
     assert Run.open(tmp_path / "run").model.manifold.c.item() != 1.0
     assert tomllib.loads(config.to_toml()) == vars(config)
+
+
+def test_recipes(tmp_path, monkeypatch, capsys):
+    data = write_tree(tmp_path / "tree.tsv")
+    fast, other = tmp_path / "fast.toml", tmp_path / "other.toml"
+    fast.write_text("# Quick, for a test.\nmodel = 'mure'\ndim = 3\nepochs = 1\nnegatives = 8\ndata = 'nowhere'\n")
+    other.write_text("dim = 3\n")
+    monkeypatch.setattr(settings, "recipes", lambda: {"fast": fast, "other": other})
+    assert main(["recipes"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["fast", "    Quick, for a test."]
+    words = ["--recipe", "fast", "--dim", "5", "-o", str(tmp_path / "run"), "--no-picture"]
+    assert main(["train", str(data), *words]) == 0
+    found = Run.open(tmp_path / "run").config
+    assert (found.model, found.dim, found.epochs, found.negatives, found.data) == ("mure", 5, 1, 8, str(data))
+    capsys.readouterr()
+    assert "nowhere" in fails(capsys, "train", *words[:2])
+    assert "unknown recipe 'fats'. Did you mean 'fast'" in fails(capsys, "train", "--recipe", "fats")
+    for flags in (["--config", str(other)], ["--resume", str(tmp_path / "run")]):
+        with pytest.raises(SystemExit):
+            main(["train", "--recipe", "fast", *flags])
+
+
+def test_resume_takes_no_settings(run_folder, capsys):
+    for flags in (["--dim", "3"], ["-o", "x"], ["other.tsv"]):
+        with pytest.raises(SystemExit):
+            main(["train", "--resume", str(run_folder), *flags])
+        assert "--resume takes its settings from the run" in capsys.readouterr().err
+
+
+def test_packaged_recipes_are_settings():
+    for name, path in settings.recipes().items():
+        assert path.read_text(encoding="utf-8").startswith("# "), name
+        TrainConfig.load(path)
 
 
 def test_interrupted_train_is_resumed_to_the_same_weights(tmp_path, monkeypatch, capsys):
