@@ -8,6 +8,7 @@ embedding.tsv        name, then the coordinates of the point on the manifold
 metrics.jsonl        one line an epoch: loss, validation MRR, seconds
 results.json         the evaluation on the test split, with its protocol
 disk.png             the picture
+report/              see `geoembed.report`
 checkpoints/         see `geoembed.checkpoint`
 """
 
