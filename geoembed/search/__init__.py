@@ -31,9 +31,7 @@ the list of its trials, and it goes on to the same trials as one that was never 
 
 import contextlib
 import dataclasses
-import io
 import json
-import math
 import os
 import time
 import warnings
@@ -47,76 +45,25 @@ import torch
 from tqdm import tqdm
 
 from geoembed.checkpoint import writing
-from geoembed.config import TrainConfig, check_setting, read_toml, typed_setting
+from geoembed.config import TrainConfig, read_toml
 from geoembed.data import Triples, load
-from geoembed.drawing import GREY, INK
 from geoembed.errors import (
     CheckpointError,
     DataError,
     DomainError,
     GeoEmbedError,
     MissingDependencyError,
-    UnknownNameError,
 )
 from geoembed.files import atomic_write
 from geoembed.runs import load_triples
+from geoembed.search.chart import draw, short
+from geoembed.search.space import Space, distribution
+from geoembed.search.trials import Trial, best_of, importances, study
 from geoembed.tasks import train_model
 
-__all__ = ["SearchResult", "Trial", "search"]
+__all__ = ["SearchResult", "Space", "Trial", "search"]
 
 FORMAT = 1
-STARTUP = 5  # finished trials before any is pruned
-ENOUGH = 30  # trials with a score before importance is computed: a tenth of them is compared with the rest
-BEST, FINISHED = "#CC6677", "#332288"
-
-
-@dataclass(frozen=True)
-class Space:
-    """Fixed settings, and searched ones: a list of choices or a range {low, high, step, log} each."""
-
-    settings: dict[str, Any]
-    search: dict[str, Any]
-
-    @classmethod
-    def from_tables(cls, tables: Mapping[str, Any]) -> "Space":
-        """A space from the tables "settings" and "search", its values checked one by one.
-
-        Raises `UnknownNameError` for names and choices that `TrainConfig` does not know, `DomainError` for values of
-        the wrong type or out of bounds. Values that are wrong only together are found when a trial draws them.
-        """
-        for name, table in tables.items():
-            if name not in ("settings", "search"):
-                raise UnknownNameError("table", name, ("settings", "search"))
-            if not isinstance(table, Mapping):
-                raise DomainError(f"{name} must be a table, got {table!r}")
-        settings, searched = tables.get("settings", {}), tables.get("search", {})
-        if not searched:
-            raise DomainError("nothing to search: the table [search] needs an entry such as dim = [10, 20, 40]")
-        for name in searched:
-            if name == "data" or name in settings:
-                why = "all trials have the same graph" if name == "data" else "it is fixed in [settings]"
-                raise DomainError(f"{name} cannot be searched: {why}")
-        return cls(
-            {name: check_setting(name, value) for name, value in settings.items()},
-            {name: _checked_entry(name, entry) for name, entry in searched.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training. score: its best validation MRR, None before the first; scores: (epoch, MRR) of each validation.
-
-    state: finished, pruned, or failed (settings that do not go together, or a loss that became NaN), with the reason.
-    settings: what `TrainConfig.from_mapping` needs to train it again, to the same scores.
-    """
-
-    number: int
-    state: str
-    score: float | None
-    settings: dict[str, Any]
-    scores: list[tuple[int, float]]
-    seconds: float
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +77,7 @@ class SearchResult:
     @property
     def best(self) -> Trial | None:
         """The finished trial with the highest validation MRR, the first of equal ones; None where none finished."""
-        return _best(self.trials)
+        return best_of(self.trials)
 
     @property
     def config(self) -> TrainConfig:
@@ -179,7 +126,7 @@ def search(
             f"minutes = {minutes}"
         )
     checked = Space.from_tables(space if isinstance(space, Mapping) else read_toml(Path(space)))
-    distributions = {name: _distribution(optuna, name, entry) for name, entry in checked.search.items()}
+    distributions = {name: distribution(optuna, name, entry) for name, entry in checked.search.items()}
     folder, clock = Path(folder), time.monotonic()
     graph, data = _graph(checked, triples, seed)
     done = _open(folder, checked, graph, data is None, seed, resume)
@@ -197,11 +144,11 @@ def search(
                     say(_line(done, list(distributions)))
                 bar.update()
         finally:  # also where Ctrl-C ends it
-            result = SearchResult(folder, done, _importance(optuna, distributions, done))
+            result = SearchResult(folder, done, importances(optuna, distributions, done))
             if done:
                 _save(folder, done)  # best.toml may be older than trials.jsonl after a kill
                 _write(folder / "importance.tsv", "".join(f"{k}\t{v:.4f}\n" for k, v in result.importance.items()))
-                _draw(result, checked.search, graph.name)
+                draw(done, result.importance, checked.search, graph.name, folder / "search.png")
     say("\n" + _summary(result))
     return result
 
@@ -214,9 +161,9 @@ def _run(
 ) -> Trial:
     """The next trial; nothing but the arguments decides what it does."""
     number = done[-1].number + 1 if done else 0
-    study = _study(optuna, distributions, done)
-    study.sampler = optuna.samplers.TPESampler(seed=_derived(seed, number, 0), multivariate=True)
-    asked = study.ask(distributions)
+    asking = study(optuna, distributions, done)
+    asking.sampler = optuna.samplers.TPESampler(seed=_derived(seed, number, 0), multivariate=True)
+    asked = asking.ask(distributions)
     settings = {"seed": _derived(seed, number, 1)} | fixed | asked.params
     scores: list[tuple[int, float]] = []
     clock = time.monotonic()
@@ -245,74 +192,6 @@ def _run(
 def _derived(*numbers: int) -> int:
     """A seed of 32 bits that looks unrelated to those of other numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _study(optuna: Any, distributions: dict[str, Any], done: list[Trial]) -> Any:
-    """An Optuna study in memory that knows these trials; failed ones are pruned ones without a score to it."""
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP))
-    states = optuna.trial.TrialState
-    for trial in done:
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=states.COMPLETE if trial.state == "finished" else states.PRUNED,
-                value=trial.score if trial.state == "finished" else None,
-                params={name: trial.settings[name] for name in distributions},
-                distributions=distributions,
-                intermediate_values=dict(trial.scores) if trial.state != "failed" else {},
-            )
-        )
-    return study
-
-
-def _importance(optuna: Any, distributions: dict[str, Any], done: list[Trial]) -> dict[str, float]:
-    """Pruned trials count as finished, with the score they had: without them what is bad is not seen to matter."""
-    scored = [dataclasses.replace(trial, state="finished") for trial in done if trial.score is not None]
-    if len(scored) < ENOUGH:
-        return {}
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return optuna.importance.get_param_importances(_study(optuna, distributions, scored), evaluator=evaluator)
-
-
-def _best(done: list[Trial]) -> Trial | None:
-    finished = [trial for trial in done if trial.state == "finished"]
-    return max(finished, key=lambda trial: trial.score or 0.0, default=None)
-
-
-# ------------------------------------------------------------------------------------------------------- the space
-
-
-def _checked_entry(name: str, entry: Any) -> Any:
-    """An entry of [search] with its values checked one by one."""
-    if isinstance(entry, list | tuple):
-        values = [check_setting(name, value) for value in entry]
-        if not values or any(value in values[:i] for i, value in enumerate(values)):
-            raise DomainError(f"{name}: expected a list of different values, got {entry!r}")
-        return values
-    if not isinstance(entry, Mapping):
-        raise DomainError(f"{name}: expected a list of values or {{low = ..., high = ...}}, got {entry!r}")
-    for key in entry:
-        if key not in ("low", "high", "step", "log"):
-            raise UnknownNameError(f"key of {name}", key, ("low", "high", "step", "log"))
-    if not {"low", "high"} <= set(entry) or not isinstance(entry.get("log", False), bool):
-        raise DomainError(f"{name}: a range has low and high, and perhaps step, or log = true; got {dict(entry)}")
-    low, high = check_setting(name, entry["low"]), check_setting(name, entry["high"])
-    if not isinstance(low, int | float) or isinstance(low, bool):
-        raise DomainError(f"{name} has no range; list its values: {name} = [...]")
-    step = {"step": typed_setting(name, entry["step"])} if "step" in entry else {}
-    return {"low": low, "high": high, **step, "log": entry.get("log", False)}
-
-
-def _distribution(optuna: Any, name: str, entry: Any) -> Any:
-    kinds = optuna.distributions
-    if isinstance(entry, list):
-        return kinds.CategoricalDistribution(entry)
-    kind = kinds.IntDistribution if isinstance(entry["low"], int) else kinds.FloatDistribution
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a step that misses high
-            return kind(**entry)
-    except (ValueError, UserWarning) as error:
-        raise DomainError(f"{name}: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------------ the folder
@@ -375,7 +254,7 @@ def _read_trials(path: Path, searched: set[str]) -> list[Trial]:
 
 def _save(folder: Path, done: list[Trial]) -> None:
     _write(folder / "trials.jsonl", "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in done))
-    if (best := _best(done)) is not None:
+    if (best := best_of(done)) is not None:
         title = f"# trial {best.number} of {folder.name}, validation MRR {best.score:.4f}\n"
         _write(folder / "best.toml", title + TrainConfig.from_mapping(best.settings).to_toml())
 
@@ -390,9 +269,9 @@ def _write(path: Path, text: str) -> None:
 
 def _line(done: list[Trial], searched: list[str]) -> str:
     trial = done[-1]
-    drawn = ", ".join(f"{name} {_short(trial.settings[name])}" for name in searched)
+    drawn = ", ".join(f"{name} {short(trial.settings[name])}" for name in searched)
     score = "" if trial.score is None else f" {trial.score:.4f}"
-    mark = " (best so far)" if trial is _best(done) else ""
+    mark = " (best so far)" if trial is best_of(done) else ""
     reason = f"; {trial.reason}" if trial.state == "failed" else ""
     return f"trial {trial.number}: {trial.state}{score}{mark}, {trial.seconds:.0f} s; {drawn}{reason}"
 
@@ -413,77 +292,6 @@ def _summary(result: SearchResult) -> str:
         f"    geoembed train --config {result.folder}/best.toml",
     ]
     return "\n".join(lines)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _draw(result: SearchResult, searched: dict[str, Any], name: str) -> None:
-    """search.png: a panel for the trials and one for each setting, all with the same axis of validation MRR."""
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    count = 1 + len(searched)
-    columns = min(count, 3 if count in (3, 5, 6, 9) else 4)
-    rows = math.ceil(count / columns)
-    buffer = io.BytesIO()
-    with matplotlib.style.context("default"):
-        figure = Figure(figsize=(4 * columns, 3.2 * rows + 0.9), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-        order = sorted(searched, key=lambda key: -result.importance.get(key, 0.0))
-        _panel(panels[0], result, [float(trial.number) for trial in result.trials], "trial")
-        for axes, key in zip(panels[1:], order, strict=False):
-            share = f"  (importance {result.importance[key]:.0%})" if key in result.importance else ""
-            entry, values = searched[key], [trial.settings[key] for trial in result.trials]
-            if isinstance(entry, list):
-                spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))  # so that equal ones are seen
-                _panel(axes, result, [entry.index(v) + s for v, s in zip(values, spread, strict=True)], key + share)
-                axes.set_xticks(range(len(entry)), [_short(value) for value in entry])
-                axes.set_xlim(-0.5, len(entry) - 0.5)
-            else:
-                _panel(axes, result, values, key + share)
-                axes.set_xscale("log" if entry["log"] else "linear")
-        for axes in panels[1 + len(order) :]:
-            axes.remove()
-        for axes in panels[::columns]:
-            axes.set_ylabel("validation MRR")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        figure.suptitle(f"{name}: {len(result.trials)} trials, ranked by validation MRR alone")
-        figure.savefig(buffer, format="png", dpi=150)
-    with writing(result.folder), atomic_write(result.folder / "search.png", "wb") as file:
-        file.write(buffer.getvalue())
-
-
-def _panel(axes: Any, result: SearchResult, x: list[float], title: str) -> None:
-    """All trials against x; failed ones stand on the lower edge."""
-    state = np.array([trial.state for trial in result.trials])
-    score = np.array([np.nan if trial.score is None else trial.score for trial in result.trials])
-    where = np.array(x, dtype=float)
-    if title == "trial":
-        so_far = np.maximum.accumulate(np.where(state == "finished", score, -np.inf))
-        axes.step(
-            where, np.where(so_far > -np.inf, so_far, np.nan), where="post", color=BEST, lw=1, label="best so far"
-        )
-    axes.scatter(
-        where[state == "pruned"], score[state == "pruned"], 22, facecolors="none", edgecolors=GREY, label="pruned"
-    )
-    axes.scatter(
-        where[state == "finished"], score[state == "finished"], 26, FINISHED, alpha=0.8, lw=0, label="finished"
-    )
-    if (state == "failed").any():
-        failed = where[state == "failed"]
-        edge = axes.get_xaxis_transform()
-        axes.scatter(failed, np.full(len(failed), 0.02), 28, INK, marker="x", transform=edge, label="failed")
-    if (best := result.best) is not None:
-        at = result.trials.index(best)
-        axes.scatter(where[at], score[at], 150, BEST, marker="*", edgecolors="white", lw=0.6, zorder=3, label="best")
-    axes.set_title(title, fontsize=11, color=INK)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 # -------------------------------------------------------------------------------------------------------- Optuna
