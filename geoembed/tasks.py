@@ -20,14 +20,14 @@ from torch import Tensor
 
 from geoembed.averaging import Averaged
 from geoembed.config import ON_A_MANIFOLD, TrainConfig
-from geoembed.data import Triples
-from geoembed.data.sampling import (
+from geoembed.data import (
     Frequency,
     GraphSharedEmbeddings,
     OwnNegatives,
     QueryGroups,
     SharedEmbeddings,
     SharedNegatives,
+    Triples,
     TypedNegatives,
     Uniform,
     bernoulli_weights,

@@ -9,19 +9,21 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest, chisquare
 
-from geoembed.data import Triples, sampling
-from geoembed.data.sampling import (
+from geoembed.data import (
     Frequency,
     GraphSharedEmbeddings,
     OwnNegatives,
     QueryGroups,
     SharedEmbeddings,
     SharedNegatives,
+    Triples,
     TypedNegatives,
     Uniform,
     bernoulli_weights,
     hardest,
     known_mask,
+    queries,
+    sampling,
 )
 from geoembed.errors import DataError, DomainError, ShapeError
 
@@ -112,7 +114,7 @@ def test_frequency_at_the_ends_of_the_random_numbers(monkeypatch):
     """The smallest and the largest number that rand can give meet seen entities, though the first and last are not."""
     triples = make(5, 1, [[1, 0, 2], [1, 0, 3], [2, 0, 3]])
     ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    monkeypatch.setattr(sampling, "_rand", lambda *_: ends)
+    monkeypatch.setattr(sampling, "rand", lambda *_: ends)
     assert Frequency(triples).ids((2,), triples.train.device).tolist() == [1, 3]
 
 
@@ -492,6 +494,6 @@ def test_query_groups_of_nothing_and_of_bad_input():
 
 
 def test_doctests():
-    result = doctest.testmod(sampling)
+    result = doctest.testmod(queries)
     assert result.attempted
     assert not result.failed

@@ -3,12 +3,10 @@
 from geoembed.data.catalogue import Manifest, available, load
 from geoembed.data.closures import Closure
 from geoembed.data.filters import Filter
+from geoembed.data.queries import QueryGroups
 from geoembed.data.sampling import (
     Frequency,
-    GraphSharedEmbeddings,
     OwnNegatives,
-    QueryGroups,
-    SharedEmbeddings,
     SharedNegatives,
     TypedNegatives,
     Uniform,
@@ -16,6 +14,7 @@ from geoembed.data.sampling import (
     hardest,
     known_mask,
 )
+from geoembed.data.sharing import GraphSharedEmbeddings, SharedEmbeddings
 from geoembed.data.triples import Split, Triples
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a link-prediction trainer draws: corrupted tails, replaced ids, and the queries of K-vs-all batches.
+"""What a link-prediction trainer draws: corrupted tails, and which of them are no negatives.
 
 Relations are reciprocal: a batch is directed triples (h, r, t) with r < 2 n_relations, and only tails are corrupted.
 A sampler has one method, `draw(h, r, t, generator)`, with h, r, t: (B,) int64; it gives ids of entities, (n,) for the
@@ -16,29 +16,21 @@ References:
     Bernoulli: Wang, Zhang, Feng, Chen, "Knowledge graph embedding by translating on hyperplanes", AAAI 2014.
     hardest: Reddi, Kale, Yu, Holtmann-Rice, Chen, Kumar, "Stochastic negative mining for learning with large output
         spaces", AISTATS 2019, arXiv:1810.07076.
-    shared embeddings: Wu, Li, Hsieh, Sharpnack, "Stochastic shared embeddings: data-driven regularization of embedding
-        layers", NeurIPS 2019, arXiv:1905.10630.
-    K-vs-all: Dettmers, Minervini, Stenetorp, Riedel, "Convolutional 2D knowledge graph embeddings", AAAI 2018,
-        arXiv:1707.01476.
 """
 
-import copy
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor
 
+from geoembed.data.draws import Tables, below, check_probability, check_sizes, distinct, rand
 from geoembed.data.filters import Filter, check_ids
 from geoembed.data.triples import Triples
 from geoembed.errors import DataError, DomainError, ShapeError
 
 __all__ = [
     "Frequency",
-    "GraphSharedEmbeddings",
     "OwnNegatives",
-    "QueryGroups",
-    "SharedEmbeddings",
     "SharedNegatives",
     "TypedNegatives",
     "Uniform",
@@ -48,26 +40,11 @@ __all__ = [
 ]
 
 
-class _Tables:
-    """What holds tensors, and moves them all at once."""
-
-    def to(self, device: torch.device | str) -> Self:
-        """A copy with its tensors on the device."""
-        moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, (Tensor, _Tables)):
-                setattr(moved, name, value.to(device))
-        return moved
-
-
-# ------------------------------------------------------------------------------------------------------ corrupted tails
-
-
-class Uniform(_Tables):
+class Uniform(Tables):
     """All entities are equally likely."""
 
     def __init__(self, n_entities: int):
-        _check_sizes(n_entities=n_entities)
+        check_sizes(n_entities=n_entities)
         self.n_entities = n_entities
 
     def ids(self, shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -76,7 +53,7 @@ class Uniform(_Tables):
         return torch.randint(self.n_entities, tuple(shape), generator=generator, device=where).to(device)
 
 
-class Frequency(_Tables):
+class Frequency(Tables):
     """P(entity) ∝ (number of directed training triples with it as tail)^alpha; unseen entities are never drawn.
 
     alpha = 1 draws as the training triples do, alpha = 0 any seen entity alike. Both directions of a triple are
@@ -95,33 +72,33 @@ class Frequency(_Tables):
     def ids(self, shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
         """Independent ids, int64 of the shape."""
         # u < total, and the first place above u is one where the sum has grown: never an unseen entity
-        u = _rand(shape, device, generator) * self.cumulative[-1]
+        u = rand(shape, device, generator) * self.cumulative[-1]
         return torch.searchsorted(self.cumulative, u, right=True)
 
 
-class SharedNegatives(_Tables):
+class SharedNegatives(Tables):
     """n entities for the whole batch, from `Uniform` or `Frequency`. `draw` gives (n,)."""
 
     def __init__(self, entities: Uniform | Frequency, n: int):
-        _check_sizes(n=n)
+        check_sizes(n=n)
         self.entities, self.n = entities, n
 
     def draw(self, h: Tensor, r: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.entities.ids((self.n,), h.device, generator)
 
 
-class OwnNegatives(_Tables):
+class OwnNegatives(Tables):
     """n entities for each triple, from `Uniform` or `Frequency`. `draw` gives (B, n)."""
 
     def __init__(self, entities: Uniform | Frequency, n: int):
-        _check_sizes(n=n)
+        check_sizes(n=n)
         self.entities, self.n = entities, n
 
     def draw(self, h: Tensor, r: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.entities.ids((len(h), self.n), h.device, generator)
 
 
-class TypedNegatives(_Tables):
+class TypedNegatives(Tables):
     """n entities for each triple that its directed relation has as tails in training. `draw` gives (B, n).
 
     Each is with probability `uniform` any entity instead: the types alone never teach what a wrong type is. A relation
@@ -129,10 +106,10 @@ class TypedNegatives(_Tables):
     """
 
     def __init__(self, triples: Triples, n: int, uniform: float = 0.5):
-        _check_sizes(n=n)
-        _check_probability("uniform", uniform)
+        check_sizes(n=n)
+        check_probability("uniform", uniform)
         self.n, self.uniform = n, uniform
-        relation, tail = _distinct(triples.with_inverses("train")[:, 1:]).unbind(1)
+        relation, tail = distinct(triples.with_inverses("train")[:, 1:]).unbind(1)
         sizes = relation.bincount(minlength=2 * triples.n_relations)
         # after the tails of all relations come all entities, as the tails of one more
         rows = torch.arange(len(sizes), device=sizes.device)
@@ -144,9 +121,9 @@ class TypedNegatives(_Tables):
     def draw(self, h: Tensor, r: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         check_ids(r, len(self.rows), "relation")
         shape = (len(r), self.n)
-        any_entity = _rand(shape, r.device, generator) < self.uniform
+        any_entity = rand(shape, r.device, generator) < self.uniform
         rows = torch.where(any_entity, len(self.rows), self.rows[r].unsqueeze(1))
-        return self.tails[self.starts[rows] + _below(self.sizes[rows], generator)]
+        return self.tails[self.starts[rows] + below(self.sizes[rows], generator)]
 
 
 def known_mask(known: Filter, h: Tensor, r: Tensor, negatives: Tensor, t: Tensor) -> Tensor:
@@ -218,7 +195,7 @@ def bernoulli_weights(triples: Triples) -> Tensor:
     relation r and 2p on its inverse, the loss of a triple is exactly twice the expected one of the choice, and the two
     weights of a relation add up to those of the plain loss, 1 + 1. A relation without training triples has 1.
     """
-    heads = _distinct(triples.with_inverses("train")[:, :2])
+    heads = distinct(triples.with_inverses("train")[:, :2])
     heads_of = heads[:, 1].bincount(minlength=2 * triples.n_relations)
     tails_of = heads_of.roll(triples.n_relations)  # the heads of the inverse
     return (2 * heads_of / (heads_of + tails_of)).nan_to_num_(nan=1.0)
@@ -235,159 +212,3 @@ def hardest(scores: Tensor, k: int) -> Tensor:
     if not 1 <= k <= scores.shape[1]:
         raise DomainError(f"k must lie between 1 and the number of negatives, {scores.shape[1]}; got {k}")
     return scores.topk(k, dim=1).values
-
-
-# ------------------------------------------------------------------------------------------------- shared embeddings
-
-
-class SharedEmbeddings(_Tables):
-    """SSE-SE: each id becomes with probability p another one, all equally likely.
-
-    In a training step, `replace` the ids before their rows are read: rows of the table then now and then stand in for
-    each other and learn from each other's triples.
-    """
-
-    def __init__(self, n_entities: int, p: float):
-        _check_sizes(n_entities=n_entities)
-        _check_probability("p", p)
-        self.n_entities, self.p = n_entities, p
-
-    def replace(self, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """int64 ids of any shape -> the same shape. With p = 0 it draws nothing."""
-        if self.p == 0 or self.n_entities == 1:
-            return ids
-        moved = _rand(ids.shape, ids.device, generator) < self.p
-        step = 1 + Uniform(self.n_entities - 1).ids(ids.shape, ids.device, generator)  # never back to the id itself
-        return torch.where(moved, (ids + step) % self.n_entities, ids)
-
-
-class GraphSharedEmbeddings(_Tables):
-    """SSE-Graph: each id becomes with probability p one of its neighbours in a graph, all equally likely.
-
-    The paper lets the user give any graph over the ids, and makes neighbours rho times as likely as other ids; this is
-    its limit of large rho. For a knowledge graph, triples.train[:, [0, 2]] makes neighbours of what a triple joins.
-
-    Args:
-        edges: int64 (m, 2), of either direction; duplicates and loops count for nothing. An id without an edge to
-            another one is never replaced.
-    """
-
-    def __init__(self, edges: Tensor, n_entities: int, p: float):
-        _check_sizes(n_entities=n_entities)
-        _check_probability("p", p)
-        if edges.dim() != 2 or edges.shape[1] != 2 or edges.dtype != torch.int64:
-            raise ShapeError(f"expected edges int64 (m, 2), got {edges.dtype} {tuple(edges.shape)}")
-        check_ids(edges.flatten(), n_entities, "entity")
-        edges = edges[edges[:, 0] != edges[:, 1]]
-        alone = torch.ones(n_entities, dtype=torch.bool, device=edges.device)
-        alone[edges.flatten()] = False
-        alone = alone.nonzero().expand(-1, 2)  # the only neighbour of these is the id itself
-        source, self.neighbours = _distinct(torch.cat([edges, edges.flip(1), alone])).unbind(1)
-        self.sizes = source.bincount(minlength=n_entities)
-        self.starts = self.sizes.cumsum(0) - self.sizes
-        self.p = p
-
-    def replace(self, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """int64 ids of any shape -> the same shape. With p = 0 it draws nothing."""
-        if self.p == 0:
-            return ids
-        moved = _rand(ids.shape, ids.device, generator) < self.p
-        return torch.where(moved, self.neighbours[self.starts[ids] + _below(self.sizes[ids], generator)], ids)
-
-
-# ---------------------------------------------------------------------------------------------------------- K-vs-all
-
-
-class QueryGroups(_Tables):
-    """The distinct (head, relation) queries of a set of triples with all their tails: what a K-vs-all batch is cut of.
-
-    heads, relations: (q,) sorted. tails: (m,), those of query i are tails[offsets[i] : offsets[i + 1]], sorted and each
-    once. offsets: (q + 1,).
-    """
-
-    def __init__(self, heads: Tensor, relations: Tensor, offsets: Tensor, tails: Tensor):
-        self.heads, self.relations, self.offsets, self.tails = heads, relations, offsets, tails
-
-    @classmethod
-    def from_triples(cls, directed: Tensor) -> "QueryGroups":
-        """From int64 (n, 3) triples, such as `triples.with_inverses()`: their inverses are not added.
-
-        >>> groups = QueryGroups.from_triples(torch.tensor([[0, 0, 2], [1, 0, 2], [0, 0, 1]]))
-        >>> groups.heads.tolist(), groups.offsets.tolist(), groups.tails.tolist()
-        ([0, 1], [0, 2, 3], [1, 2, 2])
-        >>> groups.targets(torch.tensor([0]), n_entities=4)
-        tensor([[0., 1., 1., 0.]])
-        """
-        if directed.dim() != 2 or directed.shape[1] != 3 or directed.dtype != torch.int64:
-            raise ShapeError(f"expected int64 (n, 3), got {directed.dtype} {tuple(directed.shape)}")
-        rows = _distinct(directed)
-        starts = _fresh(rows[:, :2]).nonzero().squeeze(1)
-        heads, relations = rows[starts, :2].unbind(1)
-        return cls(heads, relations, torch.cat([starts, starts.new_tensor([len(rows)])]), rows[:, 2])
-
-    def __len__(self) -> int:
-        return len(self.heads)
-
-    def positions(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The ones of `targets`, sorted: (row (k,), tail (k,)).
-
-        rows: int64 (B,), the queries of the batch, as places in `heads`. Many losses need no more: the sum of
-        softplus(s) over all entities, less the sum of s over these.
-        """
-        check_ids(rows, len(self), "query")
-        start = self.offsets[rows]
-        count = self.offsets[rows + 1] - start
-        row = torch.arange(len(rows), device=rows.device).repeat_interleave(count)
-        # place k belongs to tails[start + (k - first place of its row)]
-        shift = start - (count.cumsum(0) - count)
-        return row, self.tails[shift[row] + torch.arange(len(row), device=rows.device)]
-
-    def targets(self, rows: Tensor, n_entities: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, n_entities): 1 where the entity is a tail of the query, else 0. rows: as for `positions`."""
-        row, tail = self.positions(rows)
-        check_ids(tail, n_entities, "tail")
-        targets = torch.zeros(len(rows), n_entities, dtype=dtype, device=rows.device)
-        targets[row, tail] = 1
-        return targets
-
-    def __repr__(self) -> str:
-        return f"QueryGroups({len(self):,} queries, {len(self.tails):,} tails)"
-
-
-# ----------------------------------------------------------------------------------------------------------- helpers
-
-
-def _rand(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Float64 in [0, 1), on the device."""
-    where = device if generator is None else generator.device
-    return torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=where).to(device)
-
-
-def _below(sizes: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A uniform integer in [0, size) for each of the sizes. u < 1 in float64 keeps u * size < size."""
-    return (_rand(sizes.shape, sizes.device, generator) * sizes).long()
-
-
-def _distinct(rows: Tensor) -> Tensor:
-    """The distinct rows (n, k), sorted by the first column, then the second, ...: unique(dim=0), ten times as fast."""
-    for column in reversed(range(rows.shape[1])):
-        rows = rows[rows[:, column].argsort(stable=True)]
-    return rows[_fresh(rows)]
-
-
-def _fresh(rows: Tensor) -> Tensor:
-    """Whether a row differs from the one before it: bool (n,)."""
-    fresh = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    fresh[1:] = (rows[1:] != rows[:-1]).any(1)
-    return fresh
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise DomainError(f"{name} must be at least 1, got {value}")
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:  # NaN too
-        raise DomainError(f"{name} must be a probability, between 0 and 1; got {value}")
