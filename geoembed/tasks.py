@@ -229,10 +229,13 @@ def build_task(
         "generator": streams["negatives"],
     }
     model.generator = streams["dropout"]
-    settings = {"bce": ("smoothing",), "softmax": ("smoothing",), "margin": ("margin",)}
-    values = {"smoothing": config.label_smoothing, "margin": config.margin, "temperature": config.temperature}
-    names = settings.get(config.loss, ("margin", "temperature"))
-    options: dict[str, Any] = {"weight": config.negative_weight} | {name: values[name] for name in names}
+    of_loss: dict[str, dict[str, Any]] = {
+        "bce": {"smoothing": config.label_smoothing},
+        "softmax": {"smoothing": config.label_smoothing},
+        "margin": {"margin": config.margin},
+        "self-adversarial": {"margin": config.margin, "temperature": config.temperature},
+    }
+    options = {"weight": config.negative_weight} | of_loss[config.loss]
     if config.negative_mode == "k-vs-all":
         return QueryPrediction(model, triples, loss=functools.partial(_K_VS_ALL[config.loss], **options), **shared)
     return LinkPrediction(

@@ -27,7 +27,7 @@ from geoembed.runs import load_triples
 from geoembed.search import SearchResult, Space, search
 from geoembed.tasks import train_model
 
-optuna = pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna", reason='needs the extra: pip install "geoembed[hpo]"')
 
 SPACE = {
     "settings": {"dim": 4, "batch_size": 64, "epochs": 6, "validate_every": 1, "penalty": 0.0},

@@ -20,7 +20,7 @@ from torch import Tensor
 from geoembed.distances import NegativeInner
 from geoembed.errors import DomainError
 from geoembed.models.base import GraphModel
-from geoembed.models.rotation import check_even, multiply
+from geoembed.models.rotation import check_even, moduli, multiply
 
 __all__ = ["RESCAL", "ComplEx", "DistMult", "TuckER"]
 
@@ -66,7 +66,7 @@ class ComplEx(Bilinear):
         return self.relation.index_select(0, r)
 
     def moduli(self, rows: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(torch.stack(rows.chunk(2, dim=-1)), dim=0)
+        return moduli(rows)
 
 
 class RESCAL(Bilinear):

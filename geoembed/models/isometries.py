@@ -31,9 +31,9 @@ from torch.autograd.function import once_differentiable
 
 from geoembed.manifolds import PoincareBall
 from geoembed.models.base import GraphModel
-from geoembed.models.rotation import check_even, multiply
-from geoembed.models.translated import HyperbolicTranslated, Points, squared_arcosh1p
-from geoembed.numerics import norm, sinhc, sqdist
+from geoembed.models.rotation import check_even, turn
+from geoembed.models.translated import HyperbolicTranslated, Points, squared_arcosh1p, unit_point
+from geoembed.numerics import norm, sqdist
 
 __all__ = ["AttE", "AttH", "FlatIsometric", "HyperbolicIsometric", "RefE", "RefH", "RotE", "RotH"]
 
@@ -58,8 +58,7 @@ class Isometric(GraphModel):
         sources = {"rotation": u, "reflection": torch.cat([a, -b], dim=-1)}
         images = []
         for kind, table in self.angles.items():
-            angle = self._take(table, r)
-            images.append(multiply(sources[kind], torch.cat([angle.cos(), angle.sin()], dim=-1)))
+            images.append(turn(sources[kind], self._take(table, r)))
         if len(images) == 1:
             return images[0]
         both = torch.stack(images, dim=1)
@@ -118,7 +117,7 @@ class HyperbolicIsometric(Isometric):
         """One relation has one curvature, so tails become points once and a comparison is a matrix product."""
         r = torch.tensor([relation], device=self.kappa.device)
         root = F.softplus(self.kappa[r]).sqrt().unsqueeze(-1)
-        space = HyperbolicTranslated(PoincareBall())
+        space = HyperbolicTranslated(self.manifold)  # the unit one; what it gives is scaled below
 
         def query(rows: Tensor) -> Points:
             time, points, _ = self._query(rows, r.expand(len(rows)))
@@ -143,12 +142,6 @@ class HyperbolicIsometric(Isometric):
     @torch.no_grad()
     def curvatures(self) -> Tensor:
         return -F.softplus(self.kappa.detach())
-
-
-def unit_point(u: Tensor) -> Points:
-    """exp_0(u) on the unit hyperboloid. u: (*B, d)."""
-    length = norm(u, keepdim=True)
-    return Points(length.cosh(), sinhc(length) * u)
 
 
 class _MinusInner(torch.autograd.Function):

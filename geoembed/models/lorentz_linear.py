@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from geoembed.manifolds import PoincareBall
 from geoembed.models.base import GraphModel
-from geoembed.models.isometries import unit_point
-from geoembed.models.translated import Points, squared_arcosh1p
+from geoembed.models.translated import Points, squared_arcosh1p, unit_point
 
 __all__ = ["HyboNet"]
 

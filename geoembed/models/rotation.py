@@ -16,13 +16,23 @@ from geoembed.distance import Distance
 from geoembed.errors import DomainError
 from geoembed.models.base import GraphModel
 
-__all__ = ["RotatE", "SumOfModuli", "multiply"]
+__all__ = ["RotatE", "SumOfModuli", "check_even", "moduli", "multiply", "turn"]
 
 
 def multiply(x: Tensor, y: Tensor) -> Tensor:
     """Products of complex numbers held as all real parts, then all imaginary parts. x, y: (*B, 2 k) -> (*B, 2 k)."""
     (a, b), (c, d) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
     return torch.cat([a * c - b * d, a * d + b * c], dim=-1)
+
+
+def turn(x: Tensor, angle: Tensor) -> Tensor:
+    """Complex numbers times e^{i angle}. x: (*B, 2 k), angle: (*B, k) -> (*B, 2 k)."""
+    return multiply(x, torch.cat([angle.cos(), angle.sin()], dim=-1))
+
+
+def moduli(x: Tensor) -> Tensor:
+    """Absolute values of complex numbers, with gradient 0 at 0, unlike hypot. x: (*B, 2 k) -> (*B, k)."""
+    return torch.linalg.vector_norm(torch.stack(x.chunk(2, dim=-1)), dim=0)
 
 
 def check_even(dim: int, name: str) -> None:
@@ -69,8 +79,7 @@ class SumOfModuli(Distance):
         check_even(x.shape[-1], "SumOfModuli")
 
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
-        # vector_norm has gradient 0 at 0, hypot has not
-        return torch.linalg.vector_norm(torch.stack((x - y).chunk(2, dim=-1)), dim=0).sum(-1)
+        return moduli(x - y).sum(-1)
 
     def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
         if x.dim() == 2 and y.dim() == 2:
@@ -92,5 +101,4 @@ class RotatE(GraphModel):
         self.angle = self._uniform(-math.pi, math.pi, n_relations, dim // 2)
 
     def _query(self, rows: Tensor, r: Tensor) -> Tensor:
-        angle = self._take(self.angle, r)
-        return multiply(rows, torch.cat([angle.cos(), angle.sin()], dim=-1))
+        return turn(rows, self._take(self.angle, r))

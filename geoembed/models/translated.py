@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, Product
-from geoembed.numerics import sinhc
+from geoembed.numerics import norm, sinhc
 
 __all__ = [
     "EuclideanTranslated",
@@ -35,6 +35,7 @@ __all__ = [
     "ProductTranslated",
     "squared_arcosh1p",
     "translated",
+    "unit_point",
 ]
 
 
@@ -68,6 +69,12 @@ class Points(NamedTuple):
     space: Tensor
 
 
+def unit_point(u: Tensor) -> Points:
+    """exp_0(u) on the unit hyperboloid. u: (*B, d)."""
+    length = norm(u, keepdim=True)
+    return Points(length.cosh(), sinhc(length) * u)
+
+
 class HyperbolicTranslated:
     """For the models of hyperbolic space; distances are those of curvature -c."""
 
@@ -78,9 +85,7 @@ class HyperbolicTranslated:
 
     def lift(self, u: Tensor) -> Points:
         """Orthonormal tangent coordinates at the origin, u: (*B, d)."""
-        u = u if self.unit else u * self.c.sqrt()
-        length = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
-        return Points(length.cosh(), sinhc(length) * u)
+        return unit_point(u if self.unit else u * self.c.sqrt())
 
     def lift_points(self, x: Tensor) -> Points:
         """Points of the manifold, x: (*B, k)."""
