@@ -5,6 +5,7 @@
 
 `event_dim` trailing dimensions form one item: 1 for a vector (d,), 2 for a point set (n, d). Smaller is closer,
 always; a similarity enters as a distance. At coincident items the gradient is finite and, for a metric, zero.
+Where items are point sets, x and y are tensors or `PointSets`, and `_forward` and `_pairwise` receive `PointSets`.
 
 A distance that is the plain p-norm difference of some vectors says so by `embed` and `embed_p`; `pairwise` then
 costs one embedding an item and one matrix product, and any vector index can search the embedded items.
@@ -21,10 +22,14 @@ from torch import Tensor, nn
 
 from geoembed.errors import DomainError, ShapeError
 from geoembed.numerics import norm, safe_sqrt, sqdist
+from geoembed.pointsets import PointSets
 
-__all__ = ["Distance", "Power", "ProductDistance", "Scaled", "Symmetrised", "pairwise_blocks"]
+__all__ = ["Distance", "Items", "Norm", "Power", "ProductDistance", "Scaled", "Symmetrised", "pairwise_blocks"]
 
 DEFAULT_BUDGET = 128 << 20  # bytes
+
+# Annotated loosely: a distance between vectors takes tensors, one between point sets tensors or `PointSets`.
+Items = Any
 
 
 class Distance(nn.Module):
@@ -36,6 +41,7 @@ class Distance(nn.Module):
         is_metric: symmetric, zero only at coincident items, triangle inequality.
         upper_bound: no value exceeds it; `inf` where there is none.
         embed_p: the p of `embed`, None where the distance has no embedding.
+        same_features: x and y must have the same number of features.
     """
 
     event_dim: int = 1
@@ -43,56 +49,67 @@ class Distance(nn.Module):
     is_metric: bool = True
     upper_bound: float = math.inf
     embed_p: float | None = None
+    same_features: bool = True
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Items, y: Items) -> Tensor:
         """Distance item by item, batch dimensions broadcast. x, y: (*B, *E) -> (*B)."""
-        self._check(x, y, self.event_dim)
-        return self._forward(x, y)
+        return self._forward(*self._checked(x, y, self.event_dim))
 
-    def pairwise(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def pairwise(self, x: Items, y: Items | None = None) -> Tensor:
         """Matrix of distances from the items of x (rows) to those of y (columns), or of x to itself.
 
         x: (*B, n, *E), y: (*B, m, *E) -> (*B, n, m). For a matrix that does not fit in memory see `pairwise_blocks`.
         """
-        y = x if y is None else y
-        self._check(x, y, self.event_dim + 1)
-        return self._pairwise(x, y)
+        return self._pairwise(*self._checked(x, x if y is None else y, self.event_dim + 1))
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Items) -> Tensor:
         """Vectors whose p-norm difference, p = `embed_p`, is the distance. x: (*B, *E) -> (*B, k)."""
         raise NotImplementedError(f"{type(self).__name__} has no embedding; `embed_p` is None for such a distance")
 
-    def _forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def _forward(self, x: Items, y: Items) -> Tensor:
         if self.embed_p is None:
             raise NotImplementedError(f"{type(self).__name__} defines neither _forward nor embed")
         return torch.linalg.vector_norm(self.embed(x) - self.embed(y), ord=self.embed_p, dim=-1)
 
-    def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.embed_p == 2:
-            return safe_sqrt(sqdist(self.embed(x), self.embed(y)))
-        if self.embed_p is not None and self.embed_p < math.inf:  # cdist with p = inf loses NaN
-            return torch.cdist(self.embed(x), self.embed(y), p=self.embed_p)
-        e = self.event_dim
+    def _pairwise(self, x: Items, y: Items) -> Tensor:
+        if self.embed_p is not None:
+            return _norm_pairwise(self.embed(x), self.embed(y), self.embed_p)
+        e = 0 if self.event_dim == 2 else self.event_dim  # PointSets.unsqueeze counts batch dimensions only
         return self._forward(x.unsqueeze(-e - 1), y.unsqueeze(-e - 2))
 
-    def _check(self, x: Tensor, y: Tensor, item_dims: int) -> None:
-        """Raise ShapeError unless x and y hold items of one kind, `item_dims` trailing dimensions each."""
+    def reduced(self, x: Items, y: Items) -> "tuple[Distance, Items, Items]":
+        """A cheaper problem with the same matrix: (distance, u, v) where distance.pairwise(u, v) is pairwise(x, y).
+
+        What is done once an item and not once a pair, such as an embedding. x, y: items in one batch dimension.
+        """
+        if self.embed_p is None or self.event_dim == 1:
+            return self, x, y
+        u = self.embed(x)
+        return Norm(self.embed_p), u, u if y is x else self.embed(y)
+
+    def _checked(self, x: Items, y: Items, item_dims: int) -> tuple[Any, Any]:
+        """x and y, as `PointSets` where the items are sets.
+
+        Raises ShapeError unless they hold items of one kind, `item_dims` trailing dimensions each.
+        """
         name = type(self).__name__
         for label, t in (("x", x), ("y", y)):
+            if isinstance(t, PointSets) and self.event_dim != 2:
+                raise ShapeError(f"{name} is a distance between vectors, {label} is {t}")
             if t.dim() < item_dims:
                 what = "items" if item_dims == self.event_dim else "a set of items"
                 raise ShapeError(
                     f"{name}: {label} must hold {what} of {self.event_dim} dimension(s), so at least {item_dims} "
                     f"dimensions in all; got shape {tuple(t.shape)}. Add the missing dimension with unsqueeze."
                 )
-            if not t.is_floating_point():
+            if not t.dtype.is_floating_point:
                 raise ShapeError(f"{name}: {label} must be floating point, got {t.dtype}. Convert it with .float().")
         if x.dtype != y.dtype or x.device != y.device:
             raise ShapeError(
                 f"{name}: x and y must share dtype and device, got {x.dtype} on {x.device} and {y.dtype} on "
-                f"{y.device}. Move one with y.to(x)."
+                f"{y.device}. Move one with y.to(x.device, x.dtype)."
             )
-        if x.shape[-1] != y.shape[-1]:
+        if self.same_features and x.shape[-1] != y.shape[-1]:
             raise ShapeError(
                 f"{name}: x and y must have the same number of features, got shapes {tuple(x.shape)} and "
                 f"{tuple(y.shape)}."
@@ -104,25 +121,48 @@ class Distance(nn.Module):
                 f"{name}: batch dimensions {tuple(bx)} and {tuple(by)} do not broadcast "
                 f"(x {tuple(x.shape)}, y {tuple(y.shape)}). For all pairs call pairwise(x, y)."
             )
+        return (PointSets.of(x), PointSets.of(y)) if self.event_dim == 2 else (x, y)
+
+
+def _norm_pairwise(u: Tensor, v: Tensor, p: float) -> Tensor:
+    """Matrix of |u_i - v_j|_p. u: (*B, n, k), v: (*B, m, k) -> (*B, n, m)."""
+    if p == 2:
+        return safe_sqrt(sqdist(u, v))
+    if p < math.inf:
+        return torch.cdist(u, v, p=p)
+    return torch.linalg.vector_norm(u.unsqueeze(-2) - v.unsqueeze(-3), ord=p, dim=-1)  # cdist with p = inf loses NaN
+
+
+class Norm(Distance):
+    """|x - y|_p, what a distance with an embedding reduces to."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.embed_p = p
+
+    def embed(self, x: Tensor) -> Tensor:
+        return x
 
 
 def pairwise_blocks(
-    distance: Distance, x: Tensor, y: Tensor | None = None, *, budget: int = DEFAULT_BUDGET
+    distance: Distance, x: Items, y: Items | None = None, *, budget: int = DEFAULT_BUDGET
 ) -> Iterator[tuple[slice, Tensor]]:
     """Rows of `distance.pairwise(x, y)` in blocks of at most `budget` bytes, as (row slice, block) pairs.
 
-    x: (n, *E), y: (m, *E); each block is (rows, m). The budget counts the block and, for a distance without a matrix
-    form, the broadcast items it is made from.
+    x: (n, *E), y: (m, *E), or `PointSets`; each block is (rows, m). The budget counts the block and, for a distance
+    without a matrix form, the broadcast items it is made from. What can be done once an item (`Distance.reduced`) is
+    done first, outside the budget.
     """
-    y = x if y is None else y
     if budget <= 0:
         raise DomainError(f"budget must be a positive number of bytes, got {budget}")
+    x, y = distance._checked(x, x if y is None else y, distance.event_dim + 1)
+    distance, x, y = distance.reduced(x, y)
     broadcast = distance.embed_p is None and type(distance)._pairwise is Distance._pairwise
     item = math.prod(y.shape[1:]) if broadcast else 1
-    row_bytes = max(1, y.shape[0] * item * 4 * x.element_size())  # a few temporaries of the block's size
+    row_bytes = max(1, len(y) * item * 4 * x.dtype.itemsize)  # a few temporaries of the block's size
     rows = max(1, budget // row_bytes)
-    for start in range(0, x.shape[0], rows):
-        block = slice(start, min(start + rows, x.shape[0]))
+    for start in range(0, len(x), rows):
+        block = slice(start, min(start + rows, len(x)))
         yield block, distance.pairwise(x[block], y)
 
 
@@ -144,10 +184,10 @@ class Power(Distance):
         nonzero = d != 0
         return torch.where(nonzero, torch.where(nonzero, d, 1.0) ** self.p, d * 0.0)
 
-    def _forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def _forward(self, x: Items, y: Items) -> Tensor:
         return self._power(self.distance._forward(x, y))
 
-    def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
+    def _pairwise(self, x: Items, y: Items) -> Tensor:
         return self._power(self.distance._pairwise(x, y))
 
     def extra_repr(self) -> str:
@@ -165,13 +205,13 @@ class Scaled(Distance):
         self.event_dim, self.symmetric, self.is_metric = distance.event_dim, distance.symmetric, distance.is_metric
         self.upper_bound, self.embed_p = distance.upper_bound * scale, distance.embed_p
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Items) -> Tensor:
         return self.scale * self.distance.embed(x)
 
-    def _forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def _forward(self, x: Items, y: Items) -> Tensor:
         return self.scale * self.distance._forward(x, y)
 
-    def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
+    def _pairwise(self, x: Items, y: Items) -> Tensor:
         return self.scale * self.distance._pairwise(x, y)
 
     def extra_repr(self) -> str:
@@ -187,10 +227,10 @@ class Symmetrised(Distance):
         self.event_dim, self.is_metric = distance.event_dim, distance.is_metric
         self.upper_bound = distance.upper_bound
 
-    def _forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def _forward(self, x: Items, y: Items) -> Tensor:
         return (self.distance._forward(x, y) + self.distance._forward(y, x)) / 2
 
-    def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
+    def _pairwise(self, x: Items, y: Items) -> Tensor:
         return (self.distance._pairwise(x, y) + self.distance._pairwise(y, x).mT) / 2
 
 
@@ -215,10 +255,10 @@ class ProductDistance(Distance):
         self.is_metric = all(distance.is_metric for distance, _ in parts)
         self.upper_bound = math.hypot(*(distance.upper_bound for distance, _ in parts))
 
-    def _parts(self, x: Tensor, y: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    def _parts(self, x: Items, y: Items) -> Iterator[tuple[Any, Any, Any]]:
         return zip(self.distances, self._split(x), self._split(y), strict=True)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _split(self, x: Items) -> Sequence[Any]:
         if x.shape[-1] != sum(self.sizes):
             raise ShapeError(
                 f"ProductDistance: expected {' + '.join(map(str, self.sizes))} = {sum(self.sizes)} features, got "
@@ -226,10 +266,10 @@ class ProductDistance(Distance):
             )
         return x.split(self.sizes, dim=-1)
 
-    def _forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def _forward(self, x: Items, y: Items) -> Tensor:
         return norm(torch.stack([d._forward(a, b) for d, a, b in self._parts(x, y)], dim=-1))
 
-    def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
+    def _pairwise(self, x: Items, y: Items) -> Tensor:
         return norm(torch.stack([d._pairwise(a, b) for d, a, b in self._parts(x, y)], dim=-1))
 
     def extra_repr(self) -> str:

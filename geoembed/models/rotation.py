@@ -74,9 +74,9 @@ def _differences(x: Tensor, y: Tensor):
 class SumOfModuli(Distance):
     """sum_k |x_k - y_k| over complex coordinates, held as all real parts, then all imaginary parts. x, y: (*B, 2 k)."""
 
-    def _check(self, x: Tensor, y: Tensor, item_dims: int) -> None:
-        super()._check(x, y, item_dims)
+    def _checked(self, x: Tensor, y: Tensor, item_dims: int) -> tuple[Tensor, Tensor]:
         check_even(x.shape[-1], "SumOfModuli")
+        return super()._checked(x, y, item_dims)
 
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
         return moduli(x - y).sum(-1)

@@ -1,0 +1,272 @@
+"""Sliced distances: project the points on many lines, transport on each line, average.
+
+    SD_p(mu, nu)^p = mean_l W_p^p(g_l # mu, g_l # nu)
+
+A `Slices` object is the family of projections g_l: R^d -> R; `Sliced` does the rest, so a new sliced distance is a new
+projection, not a new solver. Projections are held fixed (matrices and single distances agree); `resample` draws new.
+
+Memory stays at O(n (d + block)) whatever the number of slices: blocks of slices are projected, sorted and summed in
+turn, and where gradients are asked for each block's is added up on the way forward. Gradients of gradients are not
+defined.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from geoembed.distance import Distance, Items, Norm, pairwise_blocks
+from geoembed.distances.transport1d import (
+    argsort_rows,
+    check_order,
+    common_grid,
+    root,
+    sort_rows,
+    transport_1d,
+    transport_sorted,
+)
+from geoembed.errors import ShapeError
+from geoembed.pointsets import PointSets
+
+__all__ = ["Sliced", "Slices", "moments"]
+
+BLOCK = 1 << 21  # projected values held at a time: enough rows to share a matrix product, few enough to stay small
+CACHED = 1 << 17  # values sorted and compared at a time, small enough for the cache
+
+
+class Slices(nn.Module):
+    """Projections g_1, ..., g_count from R^d to the line. A subclass gives `project` and `resample`.
+
+    Attributes:
+        count: number of slices.
+        learnable: gradients are to reach the parameters of the slices too.
+    """
+
+    count: int
+
+    def project(self, points: Tensor, block: slice) -> Tensor:
+        """Values of the slices in `block`: a new tensor, differentiable in the points. (*B, n, d) -> (*B, k, n)."""
+        raise NotImplementedError
+
+    def resample(self, generator: torch.Generator | None = None) -> None:
+        """Draw new projections."""
+        raise NotImplementedError
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Values of all slices. points: (*B, n, d) -> (*B, count, n)."""
+        return self.project(points, slice(0, self.count))
+
+    @property
+    def learnable(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
+
+class Sliced(Distance):
+    """(mean_l W_p^p(g_l # mu, g_l # nu))^(1/p) over the slices g_l.
+
+    x, y: (*B, n, d) and (*B, m, d), or `PointSets` -> (*B). Gradients reach points, weights and learnable slices; they
+    are zero at coincident sets.
+
+    Args:
+        slices: the projections.
+        p: order, at least 1.
+    """
+
+    event_dim = 2
+
+    def __init__(self, slices: Slices, p: float = 2.0):
+        super().__init__()
+        self.p = self.embed_p = check_order(p, type(self).__name__)
+        self.slices = slices
+
+    def resample(self, generator: torch.Generator | None = None) -> None:
+        """Draw new projections, as stochastic training does before each step."""
+        self.slices.resample(generator)
+
+    def costs(self, x: Items, y: Items) -> Tensor:
+        """Cost W_p^p of each slice, item by item. x, y: sets of the same batch dimensions (*B) -> (*B, count)."""
+        x, y = PointSets.of(x), PointSets.of(y)
+        parts = [
+            checkpoint(self._block_costs, *_tensors(x), *_tensors(y), block, use_reentrant=False)
+            for block in self._blocks(x.points, y.points)
+        ]
+        return torch.cat(parts, dim=-1)
+
+    def embed(self, x: Items) -> Tensor:
+        """Sorted projections, scaled so that their p-norm difference is the distance. x: (*B, n, d) -> (*B, count n).
+
+        Sets of one size and of equal weights have this embedding; those of another size have another.
+        """
+        x = PointSets.of(x)
+        if not x.uniform or x.ragged:
+            raise ShapeError(
+                f"{type(self).__name__}.embed: only sets of one size and of equal weights have an embedding, got {x}. "
+                f"`pairwise` takes all sets."
+            )
+        values = sort_rows(self.slices(_widened(x).points))
+        return (values * (values.shape[-1] * self.slices.count) ** (-1 / self.p)).flatten(-2).to(x.dtype)
+
+    def reduced(self, x: PointSets, y: PointSets) -> tuple[Distance, Tensor, Tensor]:
+        """Sorted projections of each set: scaled to be compared by a norm, or with their cumulative weights."""
+        x, y = self._prepared(x, y)
+        n, m = x.shape[-2], y.shape[-2]
+        if x.uniform and y.uniform and not (x.ragged or y.ragged):
+            u, v = (sort_rows(self.slices(sets.points)) for sets in (x, y))
+            i, j, mass = (t.to(u.device) for t in common_grid(n, m))
+            scale = (mass.to(u.dtype) / self.slices.count) ** (1 / self.p)
+            if n != m:
+                u, v = u[..., i], v[..., j]
+            return Norm(self.p), (u * scale).flatten(-2), (v * scale).flatten(-2)
+        u, v = (_sorted_with_weights(self.slices(sets.points), sets.weights) for sets in (x, y))
+        return _Presorted(self.p), u, v
+
+    def _pairwise(self, x: PointSets, y: PointSets) -> Tensor:
+        distance, u, v = self.reduced(x, y)
+        if len(x.batch_shape) > 1 or not len(x):
+            return distance.pairwise(u, v).to(x.dtype)
+        return torch.cat([block for _, block in pairwise_blocks(distance, u, v)]).to(x.dtype)
+
+    def _forward(self, x: PointSets, y: PointSets) -> Tensor:
+        batch = torch.broadcast_shapes(x.batch_shape, y.batch_shape)
+        u, v = (sets.expand(*batch) for sets in self._prepared(x, y))
+        return root(self._mean(u, v), self.p).to(x.dtype)
+
+    def _mean(self, x: PointSets, y: PointSets) -> Tensor:
+        """Mean cost over the slices, item by item. x, y: the same batch dimensions (*B) -> (*B)."""
+        if self.slices.learnable:
+            return self.costs(x, y).mean(-1)
+        tensors = (*_tensors(x), *_tensors(y))
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            return _MeanCost.apply(*tensors, self)
+        blocks = [self._block_costs(*tensors, block).sum(-1) for block in self._blocks(x.points, y.points)]
+        return sum(blocks[1:], start=blocks[0]) / self.slices.count
+
+    def _block_costs(self, x: Tensor, a: Tensor | None, y: Tensor, b: Tensor | None, block: slice) -> Tensor:
+        """W_p^p of the slices in `block`. x: (*B, n, d), a: (*B, n) or None, the same of y -> (*B, k)."""
+        u, v = self.slices.project(x, block), self.slices.project(y, block)
+        if a is None and b is None and u.shape == v.shape and not (u.requires_grad or v.requires_grad):
+            return _matched(_own(u, x), _own(v, y), self.p)
+        a, b = (None if weights is None else weights.unsqueeze(-2) for weights in (a, b))
+        return transport_1d(u, v, a, b, p=self.p)
+
+    def _blocks(self, x: Tensor, y: Tensor) -> Iterator[slice]:
+        """Blocks of slices for points (*B, n, d) and (*B, m, d)."""
+        values = x.shape[:-2].numel() * max(x.shape[-2], y.shape[-2])
+        size = max(1, BLOCK // max(1, values))
+        for start in range(0, self.slices.count, size):
+            yield slice(start, min(start + size, self.slices.count))
+
+    def _prepared(self, x: PointSets, y: PointSets) -> tuple[PointSets, PointSets]:
+        """What both sets may be replaced by together without a change of the distance."""
+        return _widened(x), _widened(y)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"
+
+
+class _MeanCost(torch.autograd.Function):
+    """Mean over the slices of W_p^p, with the gradient summed up block by block on the way forward."""
+
+    @staticmethod
+    def forward(ctx, x, a, y, b, distance):
+        inputs = (x, a, y, b)
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:4]) if needed]
+        count = distance.slices.count
+        total = x.new_zeros(x.shape[:-2])
+        sums = [torch.zeros_like(inputs[i]) for i in wanted]
+        for block in distance._blocks(x, y):
+            leaves: list[Any] = [None if t is None else t.detach() for t in inputs]
+            for i in wanted:
+                leaves[i].requires_grad_()
+            with torch.set_grad_enabled(bool(wanted)):
+                costs = distance._block_costs(*leaves, block).sum(-1)
+                parts = torch.autograd.grad(costs.sum(), [leaves[i] for i in wanted]) if wanted else []
+            total += costs.detach()
+            for whole, part in zip(sums, parts, strict=True):
+                whole += part
+        ctx.wanted = wanted
+        ctx.save_for_backward(*(whole / count for whole in sums))
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        gradients: list[Tensor | None] = [None] * 5
+        for i, whole in zip(ctx.wanted, ctx.saved_tensors, strict=True):
+            gradients[i] = whole * grad.reshape(grad.shape + (1,) * (whole.dim() - grad.dim()))
+        return tuple(gradients)
+
+
+class _Presorted(Distance):
+    """Sliced distance of items (count, 2, n): the sorted values of each slice, and their cumulative weights."""
+
+    event_dim = 3
+    same_features = False
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def _forward(self, x: Tensor, y: Tensor) -> Tensor:
+        cost = transport_sorted(x[..., 0, :], x[..., 1, :], y[..., 0, :], y[..., 1, :], self.p)
+        return root(cost.mean(-1), self.p)
+
+
+def _sorted_with_weights(values: Tensor, weights: Tensor) -> Tensor:
+    """values: (*B, count, n), weights: (*B, n) -> (*B, count, 2, n)."""
+    order = argsort_rows(values)
+    weights = weights.unsqueeze(-2).expand_as(values)
+    return torch.stack([values.gather(-1, order), weights.gather(-1, order).cumsum(-1)], dim=-2)
+
+
+def _tensors(x: PointSets) -> tuple[Tensor, Tensor | None]:
+    """Points, and weights where they are not equal; padding is points of weight zero."""
+    return x.points, x.weights if x.ragged or not x.uniform else None
+
+
+def _widened(x: PointSets) -> PointSets:
+    """Half precision as float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _matched(u: Tensor, v: Tensor, p: float) -> Tensor:
+    """transport_1d of rows of one length and equal weights, which it overwrites. u, v: (*B, n) -> (*B).
+
+    Everything happens in place, in pieces that stay in the cache.
+    """
+    if u.device.type != "cpu" or not u.numel():
+        return transport_1d(u, v, p=p)
+    n = u.shape[-1]
+    rows = max(1, CACHED // n)
+    left, right = u.reshape(-1, n).numpy(), v.reshape(-1, n).numpy()
+    costs = np.empty(len(left), dtype=left.dtype)
+    for start in range(0, len(left), rows):
+        piece = slice(start, start + rows)
+        gap, other = left[piece], right[piece]
+        gap.sort(axis=-1)
+        other.sort(axis=-1)
+        gap -= other
+        if p != 2:
+            np.abs(gap, out=gap)
+        if p not in (1, 2):
+            gap **= p / 2
+        costs[piece] = gap.mean(-1) if p == 1 else np.einsum("ij,ij->i", gap, gap) / n
+    return torch.from_numpy(costs).reshape(u.shape[:-1])
+
+
+def _own(values: Tensor, points: Tensor) -> Tensor:
+    """values, copied if they share memory with the points."""
+    shared = values.untyped_storage().data_ptr() == points.untyped_storage().data_ptr()
+    return values.clone() if shared else values.contiguous()
+
+
+def moments(x: PointSets) -> tuple[Tensor, Tensor]:
+    """Mean (*B, d) and covariance (*B, d, d)."""
+    weights = x.weights.unsqueeze(-1)
+    mean = (weights * x.points).sum(-2, keepdim=True)
+    centred = x.points - mean
+    return mean.squeeze(-2), (weights * centred).mT @ centred
