@@ -121,7 +121,10 @@ class Distance(nn.Module):
                 f"{name}: batch dimensions {tuple(bx)} and {tuple(by)} do not broadcast "
                 f"(x {tuple(x.shape)}, y {tuple(y.shape)}). For all pairs call pairwise(x, y)."
             )
-        return (PointSets.of(x), PointSets.of(y)) if self.event_dim == 2 else (x, y)
+        if self.event_dim != 2:
+            return x, y
+        sets = PointSets.of(x)
+        return sets, sets if y is x else PointSets.of(y)
 
 
 def _norm_pairwise(u: Tensor, v: Tensor, p: float) -> Tensor:
@@ -129,7 +132,8 @@ def _norm_pairwise(u: Tensor, v: Tensor, p: float) -> Tensor:
     if p == 2:
         return safe_sqrt(sqdist(u, v))
     if p < math.inf:
-        return torch.cdist(u, v, p=p)
+        wide = torch.promote_types(u.dtype, torch.float32)  # cdist has no half precision
+        return torch.cdist(u.to(wide), v.to(wide), p=p).to(u.dtype)
     return torch.linalg.vector_norm(u.unsqueeze(-2) - v.unsqueeze(-3), ord=p, dim=-1)  # cdist with p = inf loses NaN
 
 

@@ -129,7 +129,7 @@ def _sqdist_op(x: Tensor, y: Tensor) -> Tensor:
     out = x.new_empty(*x.shape[:-1], y.shape[-2])
     if out.numel() == 0 or x.shape[-1] == 0:
         return out.zero_()
-    centre = y.mean(dim=-2, keepdim=True)
+    centre = _centre(y)
     xc, yc = x - centre, y - centre
     x2 = xc.square().sum(-1, keepdim=True)
     y2 = yc.square().sum(-1, keepdim=True)
@@ -145,6 +145,12 @@ def _sqdist_op(x: Tensor, y: Tensor) -> Tensor:
             _recompute(part, near, x[..., block, :], y)
         out[..., block, :] = part
     return out
+
+
+def _centre(y: Tensor) -> Tensor:
+    """Mean of the points, (*B, 1, d); the origin where one is not finite, so that it does not spoil the others."""
+    centre = y.mean(dim=-2, keepdim=True)
+    return torch.where(centre.isfinite(), centre, 0.0)
 
 
 def _recompute(part: Tensor, near: Tensor, x: Tensor, y: Tensor) -> None:
@@ -186,7 +192,7 @@ class _Sqdist(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # grad_x_i = 2 sum_j g_ij (x_i - y_j), as a product about a common centre
         x, y = ctx.saved_tensors
-        centre = y.mean(dim=-2, keepdim=True)
+        centre = _centre(y)
         xc, yc = x - centre, y - centre
         grad_x = 2 * (grad.sum(-1).unsqueeze(-1) * xc - grad @ yc)
         grad_y = 2 * (grad.sum(-2).unsqueeze(-1) * yc - grad.mT @ xc)

@@ -208,10 +208,14 @@ class PointSets:
         lengths = None if self._lengths is None else self._lengths.to(points.device)
         return PointSets._made(points, None if self._weights is None else self._weights.to(points), lengths)
 
+    def widened(self) -> "PointSets":
+        """Half precision as float32; others as they are."""
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return self if dtype == self.dtype else self.to(dtype)
+
     def detach(self) -> "PointSets":
-        return PointSets._made(
-            self.points.detach(), None if self._weights is None else self._weights.detach(), self._lengths
-        )
+        weights = None if self._weights is None else self._weights.detach()
+        return PointSets._made(self.points.detach(), weights, self._lengths)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PointSets":
         """The sets of function(points), (*B, n, d) -> (*B, n, k), with the same weights.
@@ -223,10 +227,7 @@ class PointSets:
         points = function(self.points if inside is None else torch.where(inside, self.points, self.points[..., :1, :]))
         _check_points(points, "what function returns")
         if points.shape[:-1] != self.shape[:-1]:
-            raise ShapeError(
-                f"PointSets.map: function must keep the number of points, from {tuple(self.shape)} it came to "
-                f"{tuple(points.shape)}"
-            )
+            raise ShapeError(f"PointSets.map: function must keep the number of points, it gave {tuple(points.shape)}")
         points = points if inside is None else torch.where(inside, points, 0.0)
         return PointSets._made(points, None if self._weights is None else self._weights.to(points), self._lengths)
 
@@ -236,8 +237,7 @@ class PointSets:
             raise ShapeError(f"PointSets.split: sets are split along their features, dim=-1, got dim={dim}")
         if sum(sizes) != self.shape[-1]:
             raise ShapeError(f"PointSets.split: sizes {list(sizes)} must add up to {self.shape[-1]} features")
-        parts = self.points.split(list(sizes), dim=-1)
-        return [PointSets._made(points, self._weights, self._lengths) for points in parts]
+        return [PointSets._made(p, self._weights, self._lengths) for p in self.points.split(list(sizes), dim=-1)]
 
     def unsqueeze(self, dim: int) -> "PointSets":
         """A new batch dimension of size one; dim counts the batch dimensions only."""
@@ -250,6 +250,8 @@ class PointSets:
 
     def expand(self, *batch: int) -> "PointSets":
         """The batch dimensions broadcast to `batch`."""
+        if self.batch_shape == batch:
+            return self
         n, d = self.shape[-2:]
         return PointSets._made(
             self.points.expand(*batch, n, d),

@@ -142,6 +142,11 @@ class DistanceContract:
         d = distance.pairwise(x, y)
         assert d[1].isnan().all()
         torch.testing.assert_close(d[[0, 2]], clean[[0, 2]])
+        own = distance.pairwise(x)
+        assert own[1].isnan().all()
+        assert own[:, 1].isnan().all()
+        x = x[[0, 2]]
+        torch.testing.assert_close(own[[0, 2]][:, [0, 2]], distance.pairwise(x))
 
     def test_bad_input(self, case, distance, items):
         x = items(3)

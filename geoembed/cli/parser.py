@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from geoembed.cli import commands
+from geoembed.cli import commands, distances
 from geoembed.config import TrainConfig
 
 __all__ = ["build_parser"]
@@ -32,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     _plot(command("plot", commands.plot, "draw the Poincare disk of a run"))
     _report(command("report", commands.report, "write what a paper would say of a run: tables and pictures"))
     _search(command("search", commands.search, "look for the settings with the best validation MRR"))
+    _distance(command("distance", distances.distance, "the distance between two point sets"))
+    _pairwise(command("pairwise", distances.pairwise, "the matrix of distances between many point sets"))
     command("recipes", commands.recipes, "list the settings that come with the package")
     command("data", commands.data, "list the data sets that can be found by name")
     return parser
@@ -135,3 +137,31 @@ def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, metavar="M", help="start no trial after so many minutes")
     parser.add_argument("--seed", type=int, default=0, help="of the proposals and the trials (default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on with the search in the folder")
+
+
+def _add_metric(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(distances.METRICS)
+    parser.add_argument("--metric", default="sliced-wasserstein", metavar="NAME", help=f"one of {names}")
+    for name, option in distances.OPTIONS.items():
+        having = ", ".join(metric for metric, entry in distances.METRICS.items() if name in entry.options)
+        text = f"{option.help} (default: {option.default}; for {having})"
+        kind = type(option.default)
+        parser.add_argument(f"--{name}", type=kind, metavar=kind.__name__.upper(), help=text)
+
+
+def _distance(parser: argparse.ArgumentParser) -> None:
+    text = "file with one set: .npy, .npz, .csv, .tsv or .safetensors"
+    parser.add_argument("a", type=Path, metavar="A", help=text)
+    parser.add_argument("b", type=Path, metavar="B", help=text)
+    _add_metric(parser)
+
+
+def _pairwise(parser: argparse.ArgumentParser) -> None:
+    text = "folder with a file a set, or a .npz or .safetensors file with many"
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the matrix, .npy")
+    parser.add_argument("--names", type=Path, metavar="FILE", help="names of the rows; by default beside the matrix")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a heat map and a map: PNG, SVG or PDF")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: this one alone)")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    _add_metric(parser)

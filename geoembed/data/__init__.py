@@ -1,8 +1,9 @@
-"""Graphs and hierarchies: reading, checking, finding them by name."""
+"""Graphs and hierarchies: reading, checking, finding them by name; readers of point sets."""
 
 from geoembed.data.catalogue import Manifest, available, load
 from geoembed.data.closures import Closure
 from geoembed.data.filters import Filter
+from geoembed.data.pointclouds import NamedSets, read_point_sets
 from geoembed.data.queries import QueryGroups
 from geoembed.data.sampling import (
     Frequency,
@@ -23,6 +24,7 @@ __all__ = [
     "Frequency",
     "GraphSharedEmbeddings",
     "Manifest",
+    "NamedSets",
     "OwnNegatives",
     "QueryGroups",
     "SharedEmbeddings",
@@ -36,4 +38,5 @@ __all__ = [
     "hardest",
     "known_mask",
     "load",
+    "read_point_sets",
 ]

@@ -49,7 +49,7 @@ class MaxSlicedWasserstein(Distance):
 
     def _forward(self, x: PointSets, y: PointSets) -> Tensor:
         batch, dtype = torch.broadcast_shapes(x.batch_shape, y.batch_shape), x.dtype
-        x, y = (sets.to(torch.promote_types(dtype, torch.float32)).expand(*batch) for sets in (x, y))
+        x, y = (sets.widened().expand(*batch) for sets in (x, y))
         if not batch.numel():
             return x.points.new_zeros(batch).to(dtype)
         theta = self.directions(x, y)

@@ -104,11 +104,12 @@ class SlicedWasserstein(Sliced):
 
     def _prepared(self, x: PointSets, y: PointSets) -> tuple[PointSets, PointSets]:
         """Moved together near the origin, where the projections round least."""
-        x, y = super()._prepared(x, y)
+        x, y = x.widened(), y.widened()
         if not x.points.numel():
             return x, y
         centre = x.points.detach().flatten(0, -2).mean(0)
-        centre = torch.where(centre.isfinite().all(), centre, 0.0)  # one bad set must not spoil the others
+        if not bool(centre.isfinite().all()):  # one bad set must not spoil the others
+            return x, y
         return x.map(lambda points: points - centre), y.map(lambda points: points - centre)
 
 

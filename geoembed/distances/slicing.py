@@ -107,22 +107,24 @@ class Sliced(Distance):
                 f"{type(self).__name__}.embed: only sets of one size and of equal weights have an embedding, got {x}. "
                 f"`pairwise` takes all sets."
             )
-        values = sort_rows(self.slices(_widened(x).points))
+        values = sort_rows(self.slices(x.widened().points))
         return (values * (values.shape[-1] * self.slices.count) ** (-1 / self.p)).flatten(-2).to(x.dtype)
 
     def reduced(self, x: PointSets, y: PointSets) -> tuple[Distance, Tensor, Tensor]:
         """Sorted projections of each set: scaled to be compared by a norm, or with their cumulative weights."""
+        same = y is x
         x, y = self._prepared(x, y)
         n, m = x.shape[-2], y.shape[-2]
         if x.uniform and y.uniform and not (x.ragged or y.ragged):
-            u, v = (sort_rows(self.slices(sets.points)) for sets in (x, y))
+            u = sort_rows(self.slices(x.points))
+            v = u if same else sort_rows(self.slices(y.points))
             i, j, mass = (t.to(u.device) for t in common_grid(n, m))
             scale = (mass.to(u.dtype) / self.slices.count) ** (1 / self.p)
             if n != m:
                 u, v = u[..., i], v[..., j]
             return Norm(self.p), (u * scale).flatten(-2), (v * scale).flatten(-2)
-        u, v = (_sorted_with_weights(self.slices(sets.points), sets.weights) for sets in (x, y))
-        return _Presorted(self.p), u, v
+        u = _sorted_with_weights(self.slices(x.points), x.weights)
+        return _Presorted(self.p), u, u if same else _sorted_with_weights(self.slices(y.points), y.weights)
 
     def _pairwise(self, x: PointSets, y: PointSets) -> Tensor:
         distance, u, v = self.reduced(x, y)
@@ -131,7 +133,9 @@ class Sliced(Distance):
         return torch.cat([block for _, block in pairwise_blocks(distance, u, v)]).to(x.dtype)
 
     def _forward(self, x: PointSets, y: PointSets) -> Tensor:
-        batch = torch.broadcast_shapes(x.batch_shape, y.batch_shape)
+        batch = x.batch_shape  # broadcast_shapes alone costs as much as a small sort
+        if batch != y.batch_shape:
+            batch = torch.broadcast_shapes(batch, y.batch_shape)
         u, v = (sets.expand(*batch) for sets in self._prepared(x, y))
         return root(self._mean(u, v), self.p).to(x.dtype)
 
@@ -153,16 +157,16 @@ class Sliced(Distance):
         a, b = (None if weights is None else weights.unsqueeze(-2) for weights in (a, b))
         return transport_1d(u, v, a, b, p=self.p)
 
-    def _blocks(self, x: Tensor, y: Tensor) -> Iterator[slice]:
-        """Blocks of slices for points (*B, n, d) and (*B, m, d)."""
+    def _blocks(self, x: Tensor, y: Tensor, held: int = BLOCK) -> Iterator[slice]:
+        """Blocks of slices for points (*B, n, d) and (*B, m, d), `held` values at a time."""
         values = x.shape[:-2].numel() * max(x.shape[-2], y.shape[-2])
-        size = max(1, BLOCK // max(1, values))
+        size = max(1, held // max(1, values))
         for start in range(0, self.slices.count, size):
             yield slice(start, min(start + size, self.slices.count))
 
     def _prepared(self, x: PointSets, y: PointSets) -> tuple[PointSets, PointSets]:
         """What both sets may be replaced by together without a change of the distance."""
-        return _widened(x), _widened(y)
+        return x.widened(), y.widened()
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
@@ -178,7 +182,7 @@ class _MeanCost(torch.autograd.Function):
         count = distance.slices.count
         total = x.new_zeros(x.shape[:-2])
         sums = [torch.zeros_like(inputs[i]) for i in wanted]
-        for block in distance._blocks(x, y):
+        for block in distance._blocks(x, y, BLOCK // 4 if wanted else BLOCK):  # the graph holds several times as much
             leaves: list[Any] = [None if t is None else t.detach() for t in inputs]
             for i in wanted:
                 leaves[i].requires_grad_()
@@ -226,11 +230,6 @@ def _sorted_with_weights(values: Tensor, weights: Tensor) -> Tensor:
 def _tensors(x: PointSets) -> tuple[Tensor, Tensor | None]:
     """Points, and weights where they are not equal; padding is points of weight zero."""
     return x.points, x.weights if x.ragged or not x.uniform else None
-
-
-def _widened(x: PointSets) -> PointSets:
-    """Half precision as float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _matched(u: Tensor, v: Tensor, p: float) -> Tensor:

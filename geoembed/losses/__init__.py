@@ -1,5 +1,15 @@
 """Losses: functions of distances or scores, never of what was compared."""
 
+from geoembed.losses.dependency import (
+    cpc,
+    gradient_penalty,
+    one_sided_gradient_penalty,
+    pair_scores,
+    spectral_normalised,
+    wasserstein_dependency,
+    wasserstein_dual,
+    wpc,
+)
 from geoembed.losses.links import (
     LINK_LOSSES,
     bce,
@@ -14,8 +24,16 @@ __all__ = [
     "LINK_LOSSES",
     "bce",
     "bce_k_vs_all",
+    "cpc",
+    "gradient_penalty",
     "margin",
+    "one_sided_gradient_penalty",
+    "pair_scores",
     "self_adversarial",
     "softmax",
     "softmax_k_vs_all",
+    "spectral_normalised",
+    "wasserstein_dependency",
+    "wasserstein_dual",
+    "wpc",
 ]
