@@ -370,6 +370,36 @@ def test_blocks_of_slices_do_not_change_the_result(monkeypatch):
     torch.testing.assert_close(EnergySlicedWasserstein(4, 5, generator=seeded())(x, y).shape, value.shape)
 
 
+def test_ragged_sets_by_common_quantiles_and_pair_by_pair(monkeypatch):
+    """Uniform sets of many sizes: embedded on the common breaks, or compared pair by pair where those are too many."""
+    sets, _ = ragged(seeded(24), sizes=(3, 8, 1, 6, 8, 5))
+    x = PointSets.from_list(sets)
+    points = x.points.clone().requires_grad_()
+    for p in (1, 2, 3):
+        distance = SlicedWasserstein(3, 7, p, generator=seeded(p))
+
+        def u():
+            return PointSets(points, None, x.lengths)
+
+        assert type(distance.reduced(u(), u())[0]).__name__ == "Norm"
+        quantiles = distance.pairwise(u())
+        (slope,) = torch.autograd.grad(quantiles.square().sum(), points)
+        with monkeypatch.context() as patch:
+            patch.setattr("geoembed.distances.slicing.GRID", 0)
+            assert type(distance.reduced(u(), u())[0]).__name__ == "_Presorted"
+            pairs = distance.pairwise(u())
+            torch.testing.assert_close(quantiles, pairs, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(
+                slope, torch.autograd.grad(pairs.square().sum(), points)[0], rtol=1e-7, atol=1e-7
+            )
+    poisoned = x.points.clone()
+    poisoned[3, 2] = math.nan
+    d = distance.pairwise(PointSets(poisoned, None, x.lengths))
+    assert d[3].isnan().all()
+    kept = [0, 1, 2, 4, 5]
+    torch.testing.assert_close(d[kept][:, kept], quantiles[kept][:, kept].detach())
+
+
 def test_second_derivatives_are_refused():
     x = normal(4, 3, generator=seeded()).requires_grad_()
     value = SlicedWasserstein(3, 5)(x, x.detach() + 1)

@@ -23,7 +23,6 @@ from geoembed.distance import Distance, Items, Norm, pairwise_blocks
 from geoembed.distances.transport1d import (
     argsort_rows,
     check_order,
-    common_grid,
     root,
     sort_rows,
     transport_1d,
@@ -35,6 +34,7 @@ from geoembed.pointsets import PointSets
 __all__ = ["Sliced", "Slices", "moments"]
 
 BLOCK = 1 << 21  # projected values held at a time: enough rows to share a matrix product, few enough to stay small
+GRID = 1 << 27  # quantiles of all sets that `reduced` may hold: 512 MB in float32
 CACHED = 1 << 17  # values sorted and compared at a time, small enough for the cache
 
 
@@ -114,17 +114,27 @@ class Sliced(Distance):
         """Sorted projections of each set: scaled to be compared by a norm, or with their cumulative weights."""
         same = y is x
         x, y = self._prepared(x, y)
-        n, m = x.shape[-2], y.shape[-2]
-        if x.uniform and y.uniform and not (x.ragged or y.ragged):
-            u = sort_rows(self.slices(x.points))
-            v = u if same else sort_rows(self.slices(y.points))
-            i, j, mass = (t.to(u.device) for t in common_grid(n, m))
-            scale = (mass.to(u.dtype) / self.slices.count) ** (1 / self.p)
-            if n != m:
-                u, v = u[..., i], v[..., j]
-            return Norm(self.p), (u * scale).flatten(-2), (v * scale).flatten(-2)
+        if x.uniform and y.uniform:
+            middle, mass = _pieces(x, y)
+            values = self.slices.count * len(mass) * (x.batch_shape.numel() + y.batch_shape.numel())
+            if values <= GRID or len(mass) == x.shape[-2] == y.shape[-2]:
+                scale = (mass / self.slices.count) ** (1 / self.p)
+                u = self._quantiles(x, middle, scale)
+                return Norm(self.p), u, u if same else self._quantiles(y, middle, scale)
         u = _sorted_with_weights(self.slices(x.points), x.weights)
         return _Presorted(self.p), u, u if same else _sorted_with_weights(self.slices(y.points), y.weights)
+
+    def _quantiles(self, x: PointSets, levels: Tensor, scale: Tensor) -> Tensor:
+        """Quantiles of all slices, times scale. x: (*B, n, d), levels in (0, 1) and scale: (k,) -> (*B, count k)."""
+        values = self.slices(x.points)
+        if x.ragged:  # padding moves to the end, beyond all levels; one NaN makes all of it NaN
+            mask = x.mask.unsqueeze(-2)
+            values = torch.where(mask, values, values.masked_fill(~mask, -torch.inf).amax(-1, keepdim=True))
+        values = sort_rows(values)
+        if x.ragged or x.shape[-2] != len(levels):
+            place = (levels * x.lengths.unsqueeze(-1)).long().unsqueeze(-2)
+            values = values.gather(-1, place.expand(*values.shape[:-1], -1))
+        return (values * scale.to(values)).flatten(-2)
 
     def _pairwise(self, x: PointSets, y: PointSets) -> Tensor:
         distance, u, v = self.reduced(x, y)
@@ -170,6 +180,21 @@ class Sliced(Distance):
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
+
+
+def _pieces(x: PointSets, y: PointSets) -> tuple[Tensor, Tensor]:
+    """Middles and lengths of the pieces of [0, 1] on which the quantile functions of all sets are constant, float64.
+
+    The breaks are the multiples of 1 / n for all sizes n; equal fractions are equal as rounded quotients.
+    """
+    if not (x.ragged or y.ragged):
+        sizes = {x.shape[-2], y.shape[-2]}
+    else:
+        sizes = {*x.lengths.flatten().tolist(), *y.lengths.flatten().tolist()}
+    ends = np.unique(np.concatenate([np.arange(1, n + 1) / n for n in sorted(sizes)]))
+    starts = np.append(0, ends[:-1])
+    middle, mass = (torch.from_numpy(t).to(x.device) for t in ((starts + ends) / 2, ends - starts))
+    return middle, mass
 
 
 class _MeanCost(torch.autograd.Function):
