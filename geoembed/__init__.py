@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from geoembed.errors import GeoEmbedError
     from geoembed.evaluation import evaluate
     from geoembed.jobs import train
+    from geoembed.pairwise import pairwise_matrix
+    from geoembed.pointsets import PointSets
     from geoembed.runs import Run
     from geoembed.sampled_evaluation import evaluate_sampled
     from geoembed.training import fit
@@ -20,6 +22,7 @@ _HOME = {
     "Closure": "data",
     "Distance": "distance",
     "GeoEmbedError": "errors",
+    "PointSets": "pointsets",
     "Power": "distance",
     "ProductDistance": "distance",
     "Run": "runs",
@@ -33,6 +36,7 @@ _HOME = {
     "fit": "training",
     "load": "data",
     "pairwise_blocks": "distance",
+    "pairwise_matrix": "pairwise",
     "train": "jobs",
 }
 _PACKAGES = (
@@ -42,6 +46,7 @@ _PACKAGES = (
     "errors",
     "evaluation",
     "export",
+    "flows",
     "losses",
     "manifolds",
     "models",

@@ -9,7 +9,7 @@ import networkx as nx
 
 PACKAGE = Path(__file__).parent.parent / "geoembed"
 FLOORS = {
-    0: {"errors", "numerics", "files", "config", "schedules", "distance"},
+    0: {"errors", "numerics", "files", "config", "schedules", "pointsets", "distance"},
     1: {"manifolds", "distances", "optim"},
     2: {"data", "losses", "models"},
     3: {
@@ -22,6 +22,9 @@ FLOORS = {
         "placement",
         "analysis",
         "checkpoint",
+        "matrix_file",
+        "pairwise",
+        "flows",
     },
     4: {
         "runs",
@@ -33,6 +36,7 @@ FLOORS = {
         "charts",
         "layout",
         "drawing",
+        "heatmap",
         "plotting",
         "cli",
         "__main__",
@@ -100,7 +104,7 @@ def test_help_imports_nothing_heavy():
 def test_import_brings_neither_pot_nor_matplotlib():
     code = (
         "import sys, geoembed\nfrom geoembed import Distance, Run, evaluate, fit, load, train\n"
-        "import geoembed.manifolds, geoembed.optim\n"
+        "import geoembed.distances, geoembed.losses, geoembed.manifolds, geoembed.optim\n"
         "print([m for m in ('ot', 'matplotlib') if m in sys.modules])"
     )
     assert run_python(code).splitlines()[-1] == "[]"

@@ -20,6 +20,8 @@ from geoembed.pointsets import PointSets
 
 __all__ = ["MaxSlicedWasserstein"]
 
+SMALLEST = 1e-9  # step at which a climb stops: at a kink, where two matchings tie, only ever smaller ones go up
+
 
 class MaxSlicedWasserstein(Distance):
     """max-SW_p, the largest W_p over all directions, by ascent on the sphere.
@@ -45,7 +47,7 @@ class MaxSlicedWasserstein(Distance):
         if restarts < 0 or steps < 1:
             raise DomainError(f"MaxSlicedWasserstein: restarts >= 0 and steps >= 1 are needed, got {restarts}, {steps}")
         self.restarts, self.steps = restarts, steps
-        self._seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        self._seed = int(torch.randint(2**31 - 1, (), generator=generator)) if restarts else 0
 
     def _forward(self, x: PointSets, y: PointSets) -> Tensor:
         batch, dtype = torch.broadcast_shapes(x.batch_shape, y.batch_shape), x.dtype
@@ -61,17 +63,17 @@ class MaxSlicedWasserstein(Distance):
         theta = self._starts(x, y)
         cost, slope = self._ascent(theta, x, y)
         step, tolerance = torch.ones_like(cost), 4 * torch.finfo(cost.dtype).eps
+        live = torch.ones_like(cost, dtype=torch.bool)  # a climb that has stopped stays, whatever its batch does
         for _ in range(self.steps):
             trial = torch.nn.functional.normalize((1 - step.unsqueeze(-1)) * theta + step.unsqueeze(-1) * slope, dim=-1)
             trial_cost, trial_slope = self._ascent(trial, x, y)
-            better = trial_cost > cost
-            gain = torch.where(better, trial_cost - cost, 0.0)
-            theta, slope = (
-                torch.where(better.unsqueeze(-1), new, old) for new, old in ((trial, theta), (trial_slope, slope))
-            )
+            better = live & (trial_cost > cost)
+            live &= torch.where(better, trial_cost - cost > tolerance * cost, step > SMALLEST)
+            theta = torch.where(better.unsqueeze(-1), trial, theta)
+            slope = torch.where(better.unsqueeze(-1), trial_slope, slope)
             cost = torch.where(better, trial_cost, cost)
             step = torch.where(better, (2 * step).clamp(max=1), step / 2)
-            if not bool(((gain > tolerance * cost) | (~better & (step > 1e-6))).any()):
+            if not bool(live.any()):
                 break
         best = cost.nan_to_num(-1).argmax(-1)[..., None, None].expand(*cost.shape[:-1], 1, theta.shape[-1])
         return theta.gather(-2, best).squeeze(-2)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from geoembed.distance import Distance, Items
 from geoembed.distances.directions import Directions, best, iid
-from geoembed.distances.slicing import Sliced, Slices, moments
-from geoembed.errors import DomainError, ShapeError
+from geoembed.distances.generalized import DefiningFunction
+from geoembed.distances.slicing import Sliced, moments
 from geoembed.pointsets import PointSets
 
 __all__ = [
@@ -28,16 +28,14 @@ __all__ = [
 ]
 
 
-class Linear(Slices):
-    """g_l(x) = <theta_l, x>.
+class Linear(DefiningFunction):
+    """g(x, theta) = <x, theta>.
 
     Args:
         dim: d, number of features.
         count: number of directions.
         directions: how they are drawn, a function of `geoembed.distances.directions`; or the (count, d) directions.
     """
-
-    theta: Tensor
 
     def __init__(
         self,
@@ -46,33 +44,10 @@ class Linear(Slices):
         directions: Directions | Tensor = best,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
-        self.dim = dim
-        self._draw: Directions | None = None
-        if isinstance(directions, Tensor):
-            theta = directions
-            if theta.dim() != 2 or theta.shape[1] != dim or not theta.is_floating_point():
-                raise ShapeError(
-                    f"directions must be floating point of shape (count, {dim}), got {theta.dtype} {tuple(theta.shape)}"
-                )
-        else:
-            self._draw = directions
-            theta = directions(count, dim, generator)
-        self.count = len(theta)
-        self.register_buffer("theta", theta)
+        super().__init__(dim, dim, count, directions, generator)
 
-    def project(self, points: Tensor, block: slice) -> Tensor:
-        if points.shape[-1] != self.dim:
-            raise ShapeError(f"these directions are of R^{self.dim}, the points of R^{points.shape[-1]}")
-        return self.theta[block].to(points) @ points.mT
-
-    def resample(self, generator: torch.Generator | None = None) -> None:
-        if self._draw is None:
-            raise DomainError("the directions were given; there is nothing to draw. Name a function to draw them.")
-        self.theta = self._draw(self.count, self.dim, generator).to(self.theta)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}, count={self.count}"
+    def evaluate(self, theta: Tensor, points: Tensor) -> Tensor:
+        return theta @ points.mT
 
 
 class SlicedWasserstein(Sliced):

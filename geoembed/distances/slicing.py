@@ -226,7 +226,8 @@ class _MeanCost(torch.autograd.Function):
     def backward(ctx, grad):
         gradients: list[Tensor | None] = [None] * 5
         for i, whole in zip(ctx.wanted, ctx.saved_tensors, strict=True):
-            gradients[i] = whole * grad.reshape(grad.shape + (1,) * (whole.dim() - grad.dim()))
+            outer = grad.reshape(grad.shape + (1,) * (whole.dim() - grad.dim()))
+            gradients[i] = torch.where(outer == 0, 0.0, whole * outer)  # 0 * NaN: a pair that does not count
         return tuple(gradients)
 
 

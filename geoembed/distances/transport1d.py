@@ -25,7 +25,16 @@ from torch import Tensor
 
 from geoembed.errors import DomainError, ShapeError
 
-__all__ = ["argsort_rows", "check_order", "common_grid", "root", "sort_rows", "transport_1d", "transport_sorted"]
+__all__ = [
+    "argsort_rows",
+    "check_order",
+    "common_grid",
+    "matched_in_order",
+    "root",
+    "sort_rows",
+    "transport_1d",
+    "transport_sorted",
+]
 
 
 def check_order(p: float, name: str) -> float:
@@ -39,10 +48,10 @@ def root(cost: Tensor, p: float) -> Tensor:
     """cost^(1/p) for cost >= 0, with gradient zero, not infinite, at zero. cost: any shape."""
     if p == 1:
         return cost
-    nonzero = cost != 0
-    power = torch.where(nonzero, cost, 1.0)
+    positive = cost > 0
+    power = torch.where(positive, cost, 1.0)
     power = power.sqrt() if p == 2 else power ** (1 / p)
-    return torch.where(nonzero, power, cost * 0.0)
+    return torch.where(positive, power, cost * 0.0)  # NaN stays NaN, and its slope stays with it
 
 
 def argsort_rows(values: Tensor, stable: bool = False) -> Tensor:
@@ -113,6 +122,15 @@ def common_grid(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def transport_sorted(x: Tensor, cum_a: Tensor, y: Tensor, cum_b: Tensor, p: float) -> Tensor:
     """W_p^p of sorted rows with cumulative weights. x, cum_a: (*B, n), y, cum_b: (*B, m), broadcasting -> (*B)."""
+    x, y, mass = matched_in_order(x, cum_a, y, cum_b)
+    return (mass * _power(x - y, p)).sum(-1)
+
+
+def matched_in_order(x: Tensor, cum_a: Tensor, y: Tensor, cum_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The monotone coupling of sorted rows: for each piece a value of x, one of y, and the mass, (*B, n + m) each.
+
+    x, y: (*B, n), (*B, m) with cumulative weights cum_a, cum_b of these shapes; batch dimensions broadcast.
+    """
     batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     x, cum_a, y, cum_b = (t.expand(*batch, t.shape[-1]) for t in (x, cum_a, y, cum_b))
     n, m = x.shape[-1], y.shape[-1]
@@ -122,8 +140,7 @@ def transport_sorted(x: Tensor, cum_a: Tensor, y: Tensor, cum_b: Tensor, p: floa
     i = of_x.cumsum(-1) - of_x.long()  # points of x whose mass is spent before the piece starts
     j = torch.arange(n + m, device=x.device) - i
     mass = ends.gather(-1, order).diff(dim=-1, prepend=torch.zeros_like(ends[..., :1]))
-    gap = x.gather(-1, i.clamp_(max=n - 1)) - y.gather(-1, j.clamp_(max=m - 1))
-    return (mass * _power(gap, p)).sum(-1)
+    return x.gather(-1, i.clamp_(max=n - 1)), y.gather(-1, j.clamp_(max=m - 1)), mass
 
 
 def _pooled(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
