@@ -220,16 +220,19 @@ class PointSets:
     def map(self, function: Callable[[Tensor], Tensor]) -> "PointSets":
         """The sets of function(points), (*B, n, d) -> (*B, n, k), with the same weights.
 
-        function treats the points one by one. In place of padding it sees copies of a set's first point, for a zero may
-        lie outside of its domain: log(0) would give its parameters a gradient of NaN.
+        function treats the points one by one, and copies of a set's first point in place of padding.
         """
-        inside = self.mask.unsqueeze(-1) if self.ragged else None
-        points = function(self.points if inside is None else torch.where(inside, self.points, self.points[..., :1, :]))
+        points = function(self.filled())
         _check_points(points, "what function returns")
         if points.shape[:-1] != self.shape[:-1]:
             raise ShapeError(f"PointSets.map: function must keep the number of points, it gave {tuple(points.shape)}")
-        points = points if inside is None else torch.where(inside, points, 0.0)
+        points = torch.where(self.mask.unsqueeze(-1), points, 0.0) if self.ragged else points
         return PointSets._made(points, None if self._weights is None else self._weights.to(points), self._lengths)
+
+    def filled(self) -> Tensor:
+        """The points, with a set's first point for padding: zero may lie off a manifold or out of a domain."""
+        points = self.points
+        return torch.where(self.mask.unsqueeze(-1), points, points[..., :1, :]) if self.ragged else points
 
     def split(self, sizes: Sequence[int], dim: int = -1) -> "list[PointSets]":
         """The sets of some features each, as `Tensor.split` along the last dimension."""

@@ -106,7 +106,7 @@ CASES = [
         in_ball,
     ),
     Case(
-        "SinkhornDivergence(Euclidean, 2)", lambda: tight(Euclidean(), 2.0, 1.5), divergence(euclidean, 2, 1.5), (3, 2)
+        "SinkhornDivergence(Euclidean, 2)", lambda: tight(Euclidean(), 2.0, 1.5), divergence(euclidean, 2, 1.5), (2, 3)
     ),
     Case(
         "UnbalancedSinkhornDivergence(Euclidean, 2)",
@@ -230,6 +230,16 @@ def test_zero_weights_count_for_nothing_but_their_own_gradient():
     for i in range(5):  # to the right, where alone there are weights
         moved = distance(PointSets(x, w.detach() + step * torch.eye(5, dtype=torch.float64)[i]), y)
         assert gradient[i].item() == pytest.approx((moved - value).item() / step, abs=1e-5)
+
+
+def test_points_may_be_split():
+    """Equal measures, with their mass spread over other points: the rounding of the weights makes no distance."""
+    g = generator(1)
+    for n in range(2, 30):
+        x, w = normal(n, 2, generator=g).requires_grad_(), torch.rand(n, generator=g).double() ** 2
+        value = Wasserstein(Euclidean(), 2)(PointSets(x, w), PointSets(x.repeat(2, 1), torch.cat([0.3 * w, 0.7 * w])))
+        assert value == 0
+        assert (torch.autograd.grad(value, x)[0] == 0).all()
 
 
 def test_small_and_large_costs_are_solved_alike():

@@ -223,5 +223,4 @@ def inhabited(x: PointSets) -> PointSets:
     """The sets with copies of their first point as padding, where a function may be undefined at zero."""
     if not x.ragged:
         return x
-    points = torch.where(x.mask.unsqueeze(-1), x.points, x.points[..., :1, :])
-    return PointSets._made(points, x.weights, x.lengths)
+    return PointSets._made(x.filled(), x.weights, x.lengths)

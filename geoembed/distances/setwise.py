@@ -110,7 +110,7 @@ class _Setwise(Distance):
         items = max(1, cells // (sets_x * n * sets_y * m))
 
         def part(x: PointSets, y: PointSets, rows: slice) -> Any:
-            u, v = _filled(x)[..., rows, :], _filled(y)
+            u, v = x.filled()[..., rows, :], y.filled()
             ground = self.ground.pairwise(u.flatten(-3, -2), v.flatten(-3, -2))
             return self._part(ground.reshape(*u.shape[:-1], *v.shape[-3:-1]), x, y, rows)
 
@@ -144,11 +144,6 @@ def _sound(x: PointSets) -> tuple[PointSets, Tensor]:
     finite = x.points.isfinite().all(-1).all(-1)
     spare = x.points.detach().flatten(0, -3)[finite.flatten().to(torch.uint8).argmax(), 0]
     return x.map(lambda points: torch.where(finite[..., None, None], points, spare)), finite
-
-
-def _filled(x: PointSets) -> Tensor:
-    """The points with a set's first point in its padding: zero need not be a point of the ground's manifold."""
-    return torch.where(x.mask.unsqueeze(-1), x.points, x.points[..., :1, :]) if x.ragged else x.points
 
 
 def _only(values: Tensor, mask: Tensor, x: PointSets, fill: float) -> Tensor:

@@ -7,7 +7,7 @@ With costs C_ij = d(x_i, y_j)^p / p, weights a and b, temperature eps = blur^p a
 
 where KL(p | q) = sum p log(p / q) - p + q. `SinkhornDivergence` has rho = infinity: P has the margins a and b. No root
 is taken: S tends to W_p^p / p as blur goes to 0, and to half the squared MMD of the kernel -d^p / p as it grows. blur
-and reach are lengths, in the unit of d. These are the conventions, and the values, of GeomLoss.
+and reach are lengths, in the unit of d. These are the conventions of GeomLoss.
 
 S is zero at coincident sets and S >= 0 where exp(-C / eps) is a positive definite kernel: |x - y|^p for 0 < p <= 2, the
 hyperbolic distance for p = 1. It is no metric.
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from geoembed.distance import Distance
-from geoembed.distances.transport import check_ground, check_sign, filled, pairs
+from geoembed.distances.transport import check_ground, check_sign, pairs
 from geoembed.distances.transport1d import check_order
 from geoembed.errors import ConvergenceWarning, DomainError
 from geoembed.pointsets import PointSets
@@ -116,7 +116,7 @@ class SinkhornDivergence(Distance):
 
     def _block(self, x: PointSets, y: PointSets) -> Tensor:
         """OT of the pairs (x[k], y[k])."""
-        distances = self.ground.pairwise(filled(x), filled(y))
+        distances = self.ground.pairwise(x.filled(), y.filled())
         check_sign(distances, self)
         cost = distances**self.p / self.p
         # Once in half precision the weights may sum to one only roughly.

@@ -117,7 +117,7 @@ class EnergySlicedWasserstein(_Reweighted):
     """
 
     def _mean(self, x: PointSets, y: PointSets) -> Tensor:
-        costs = self.costs(x, y)
+        costs = self._costs(x, y)
         return (costs.softmax(-1) * costs).sum(-1)
 
 
@@ -143,7 +143,7 @@ class ControlVariateSlicedWasserstein(_Reweighted):
         super().__init__(dim, projections, p, directions, generator)
 
     def _mean(self, x: PointSets, y: PointSets) -> Tensor:
-        costs = self.costs(x, y)  # (*B, L)
+        costs = self._costs(x, y)  # (*B, L)
         (mean_x, spread_x), (mean_y, spread_y) = moments(x), moments(y)
         delta, theta = mean_x - mean_y, self.slices.get_buffer("theta").to(costs)
         forms = torch.stack(  # (*B, L, 3)

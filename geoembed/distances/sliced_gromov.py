@@ -71,10 +71,6 @@ class _SlicedGromov(Sliced):
         """Cost of a matching from E[d^2 s^2], E[d^2], E[s^2] and E[d s]."""
         raise NotImplementedError
 
-    def costs(self, x: Items, y: Items) -> Tensor:
-        """GW_2^2 of each slice, item by item. x, y: sets of the same batch dimensions (*B) -> (*B, count)."""
-        return super().costs(*self._prepared(PointSets.of(x), PointSets.of(y)))
-
     def embed(self, x: Items) -> Tensor:
         return Distance.embed(self, x)
 

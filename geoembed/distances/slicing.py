@@ -89,7 +89,9 @@ class Sliced(Distance):
 
     def costs(self, x: Items, y: Items) -> Tensor:
         """Cost W_p^p of each slice, item by item. x, y: sets of the same batch dimensions (*B) -> (*B, count)."""
-        x, y = PointSets.of(x), PointSets.of(y)
+        return self._costs(*self._prepared(PointSets.of(x), PointSets.of(y)))
+
+    def _costs(self, x: PointSets, y: PointSets) -> Tensor:
         parts = [
             checkpoint(self._block_costs, *_tensors(x), *_tensors(y), block, use_reentrant=False)
             for block in self._blocks(x.points, y.points)
@@ -152,7 +154,7 @@ class Sliced(Distance):
     def _mean(self, x: PointSets, y: PointSets) -> Tensor:
         """Mean cost over the slices, item by item. x, y: the same batch dimensions (*B) -> (*B)."""
         if self.slices.learnable:
-            return self.costs(x, y).mean(-1)
+            return self._costs(x, y).mean(-1)
         tensors = (*_tensors(x), *_tensors(y))
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             return _MeanCost.apply(*tensors, self)
