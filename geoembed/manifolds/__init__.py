@@ -1,8 +1,9 @@
-"""Where points live: flat space, three models of hyperbolic space of curvature -c, and products of them."""
+"""Where points live: flat space, four models of hyperbolic space of curvature -c, and products of them."""
 
 from geoembed.manifolds.convert import convert
 from geoembed.manifolds.euclidean import Euclidean
 from geoembed.manifolds.halfspace import HalfSpace
+from geoembed.manifolds.htiling import HTiling
 from geoembed.manifolds.hyperbolic import Hyperbolic
 from geoembed.manifolds.lorentz import Lorentz
 from geoembed.manifolds.poincare import PoincareBall
@@ -12,6 +13,7 @@ __all__ = [
     "HYPERBOLIC",
     "MANIFOLDS",
     "Euclidean",
+    "HTiling",
     "HalfSpace",
     "Hyperbolic",
     "Lorentz",

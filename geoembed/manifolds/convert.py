@@ -36,13 +36,18 @@ def convert(x: Tensor, source, target) -> Tensor:
     """The point of `target` that is the point x of `source`; both hyperbolic and of equal curvature.
 
     x: (*B, k) in the coordinates of `source` -> (*B, k') in those of `target`. DomainError where no isometry exists.
+    From `HTiling` to another model digits are lost where that model cannot hold them.
     """
     names = (source.name, target.name)
-    if names not in _CONVERSIONS and names[0] != names[1]:
+    tiled = source if source.name == "HTiling" else target
+    way = f"to_{_METHOD.get(names[1])}" if tiled is source else f"from_{_METHOD.get(names[0])}"
+    if names not in _CONVERSIONS and names[0] != names[1] and not hasattr(tiled, way):
         raise DomainError(f"no isometry from {source!r} to {target!r}; only models of hyperbolic space convert")
     if float(getattr(source, "c", 0)) != float(getattr(target, "c", 0)):
         raise DomainError(f"{source!r} and {target!r} differ in curvature, so no conversion keeps distances")
-    return x if names[0] == names[1] else _CONVERSIONS[names](x, source.c)
+    if names in _CONVERSIONS:
+        return _CONVERSIONS[names](x, source.c)
+    return x if names[0] == names[1] else getattr(tiled, way)(x)
 
 
 def with_time(x: Tensor, c: Tensor) -> Tensor:
@@ -95,6 +100,7 @@ def lorentz_to_halfspace(x: Tensor, c: Tensor) -> Tensor:
     return torch.cat([across, torch.ones_like(along)], dim=-1) / inverse_y
 
 
+_METHOD = {"HalfSpace": "halfspace", "Lorentz": "lorentz", "PoincareBall": "poincare"}  # of HTiling, to_ and from_
 _CONVERSIONS = {
     ("PoincareBall", "Lorentz"): poincare_to_lorentz,
     ("Lorentz", "PoincareBall"): lorentz_to_poincare,
