@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from geoembed.distance import Distance, Power, ProductDistance, Scaled, Symmetrised, pairwise_blocks
     from geoembed.errors import GeoEmbedError
     from geoembed.evaluation import evaluate
+    from geoembed.hierarchy import HierarchyConfig, train_hierarchy
     from geoembed.jobs import train
     from geoembed.pairwise import pairwise_matrix
     from geoembed.pointsets import PointSets
+    from geoembed.reconstruction import reconstruct
     from geoembed.runs import Run
     from geoembed.sampled_evaluation import evaluate_sampled
     from geoembed.training import fit
@@ -22,6 +24,7 @@ _HOME = {
     "Closure": "data",
     "Distance": "distance",
     "GeoEmbedError": "errors",
+    "HierarchyConfig": "hierarchy",
     "PointSets": "pointsets",
     "Power": "distance",
     "ProductDistance": "distance",
@@ -37,7 +40,9 @@ _HOME = {
     "load": "data",
     "pairwise_blocks": "distance",
     "pairwise_matrix": "pairwise",
+    "reconstruct": "reconstruction",
     "train": "jobs",
+    "train_hierarchy": "hierarchy",
 }
 _PACKAGES = (
     "analysis",

@@ -25,6 +25,8 @@ FLOORS = {
         "matrix_file",
         "pairwise",
         "flows",
+        "hierarchy",
+        "reconstruction",
     },
     4: {
         "runs",

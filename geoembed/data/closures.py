@@ -1,17 +1,20 @@
 """Hierarchies as the (child, ancestor) pairs of their transitive closure."""
 
+import graphlib
 import hashlib
 import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geoembed.data.formats import MAX_BYTES, StrPath, Vocabulary, check_names, read_columns, stem, write_rows
-from geoembed.errors import DataError, DataWarning, ShapeError
+from geoembed.data.queries import QueryGroups
+from geoembed.errors import DataError, DataWarning, DomainError, ShapeError
 
 __all__ = ["Closure"]
 
@@ -21,7 +24,7 @@ class Closure:
     """A hierarchy: which node lies below which, over all generations.
 
     nodes: names, sorted by code point; the position is the id. pairs: int64 (n, 2), columns child, ancestor, each
-    pair once, no node its own ancestor. That the pairs are transitive is taken on trust.
+    pair once, no node its own ancestor. That the pairs are transitive is taken on trust; `depths` finds a cycle.
     """
 
     nodes: list[str]
@@ -82,6 +85,51 @@ class Closure:
         return cls._build(numbers, ids, name)
 
     @classmethod
+    def from_networkx(cls, graph: Any, *, name: str = "closure") -> "Closure":
+        """The transitive closure of an acyclic graph whose edges go child -> parent; the nodes' names are their str().
+
+        It may have several roots and parts; nodes without an edge are left out with a DataWarning. Raises DataError for
+        a cycle or a self-loop, naming its nodes, an undirected graph, nodes with the same name, and no edge at all.
+
+        >>> import networkx
+        >>> Closure.from_networkx(networkx.DiGraph([("dog", "canine"), ("canine", "animal")]))
+        Closure('closure': 3 nodes, 3 pairs)
+        """
+        if not graph.is_directed():
+            raise DataError(
+                "an undirected graph does not say who is above; build a networkx.DiGraph of child -> parent"
+            )
+        loop = next((node for node in graph if graph.has_edge(node, node)), None)
+        if loop is not None:
+            raise DataError(f"{loop!r} is its own parent; remove self-loops (networkx.selfloop_edges lists them)")
+        if not graph.number_of_edges():
+            raise DataError(f"a hierarchy needs at least one edge child -> parent, got {len(graph)} nodes without any")
+        parents = {node: list(graph.successors(node)) for node in graph if graph.degree(node)}
+        if len(parents) < len(graph):
+            message = f"{len(graph) - len(parents):,} nodes without an edge were left out"
+            warnings.warn(message, DataWarning, stacklevel=2)
+        try:
+            order = list(graphlib.TopologicalSorter(parents).static_order())  # ancestors first
+        except graphlib.CycleError as error:
+            cycle = " -> ".join(map(repr, reversed(error.args[1])))
+            raise DataError(f"a hierarchy has no cycles, this one has {cycle} (child -> parent)") from None
+        names = {node: str(node) for node in parents}
+        if len(set(names.values())) < len(names):
+            raise DataError("two nodes have the same str(), such as 1 and '1'; rename them with networkx.relabel_nodes")
+        check_names(names.values(), "node")
+        nodes = sorted(names.values())
+        place = {node: i for i, node in enumerate(nodes)}
+        above: dict[Any, np.ndarray] = {}
+        blocks = []
+        for node in order:
+            direct = np.array([place[names[p]] for p in parents[node]], dtype=np.int64)
+            above[node] = np.unique(np.concatenate([direct, *(above[p] for p in parents[node])]))
+            blocks.append(np.stack([np.full_like(above[node], place[names[node]]), above[node]], 1))
+        pairs = np.concatenate(blocks)
+        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+        return cls(nodes, torch.from_numpy(pairs), name)
+
+    @classmethod
     def _build(cls, numbers: np.ndarray, ids: Vocabulary, name: str) -> "Closure":
         nodes, rank = ids.ranked()
         pairs = rank[numbers]
@@ -94,6 +142,80 @@ class Closure:
     @property
     def n_nodes(self) -> int:
         return len(self.nodes)
+
+    def ancestors(self) -> QueryGroups:
+        """The ancestors of the nodes that have any: those of node heads[i] are tails[offsets[i] : offsets[i + 1]].
+
+        >>> closure = Closure.from_pairs([("b", "a"), ("c", "a"), ("c", "b")])
+        >>> groups = closure.ancestors()
+        >>> groups.heads.tolist(), groups.offsets.tolist(), groups.tails.tolist()
+        ([1, 2], [0, 1, 3], [0, 0, 1])
+        """
+        child, ancestor = self.pairs.unbind(1)
+        return QueryGroups.from_triples(torch.stack([child, torch.zeros_like(child), ancestor], 1))
+
+    def depths(self) -> Tensor:
+        """Length of the longest chain from each node up to a root, 0 for a root: int64 (n,).
+
+        In a tree the number of edges to the root. Raises DataError for a cycle, naming one of its nodes.
+        """
+        depth = torch.full((self.n_nodes,), -1)
+        child, ancestor = self.pairs.unbind(1)
+        waits = child.bincount(minlength=self.n_nodes)  # for so many ancestors
+        level = 0
+        ready = waits == 0
+        while ready.any():
+            depth[ready] = level
+            waits -= child[ready[ancestor]].bincount(minlength=self.n_nodes)
+            level, ready = level + 1, (waits == 0) & (depth < 0)
+        if (depth < 0).any():
+            raise DataError(f"a hierarchy has no cycles, here {self._in_cycle(depth < 0)!r} is above itself")
+        return depth
+
+    def _in_cycle(self, stuck: Tensor) -> str:
+        """A node of a cycle, given the nodes on cycles or below them: a walk up among them comes round."""
+        inside = self.pairs[stuck[self.pairs].all(1)]
+        up = dict(inside.tolist())
+        node, seen = next(iter(up)), set()
+        while node not in seen:
+            seen.add(node)
+            node = up[node]
+        return self.nodes[node]
+
+    def parents(self) -> Tensor:
+        """The pairs with nothing between them, the edges of the hierarchy: int64 (m, 2), child, parent, sorted."""
+        return self._divided()[0]
+
+    def hold_out(self, share: float, generator: torch.Generator | None = None) -> tuple["Closure", Tensor]:
+        """(closure without some pairs, those pairs (m, 2)), m = share of all pairs, rounded, drawn at random.
+
+        Only pairs that follow from others, child - between - ancestor, are held out, so what is left still says all
+        (O.-E. Ganea, G. Becigneul, T. Hofmann, "Hyperbolic Entailment Cones for Learning Hierarchical Embeddings", ICML
+        2018, arXiv 1804.01882, section 5). Raises DomainError for more pairs than follow.
+        """
+        direct, follow = self._divided()
+        m = round(share * len(self.pairs))
+        if not 0 < m <= len(follow):
+            raise DomainError(
+                f"share must leave 1 to {len(follow)} of {len(self.pairs)} pairs out, those that follow from others; "
+                f"got {share}, which is {m} pairs"
+            )
+        order = torch.randperm(len(follow), generator=generator)
+        kept = torch.cat([direct, follow[order[m:].sort()[0]]])
+        return Closure(self.nodes, kept, self.name), follow[order[:m].sort()[0]]
+
+    def _divided(self) -> tuple[Tensor, Tensor]:
+        """(pairs with nothing between them, the others), each sorted."""
+        from scipy.sparse import csr_array  # only here: loading data needs no scipy
+
+        child, ancestor = self.pairs.numpy().T
+        shape = (self.n_nodes, self.n_nodes)
+        above = csr_array((np.ones(len(child), dtype=np.int32), (child, ancestor)), shape=shape)
+        between = (above @ above)[child, ancestor]  # how many nodes lie between
+        between = torch.from_numpy(np.asarray(between).ravel())
+        order = (self.pairs[:, 0] * self.n_nodes + self.pairs[:, 1]).argsort()
+        pairs, follows = self.pairs[order], (between > 0)[order]
+        return pairs[~follows], pairs[follows]
 
     def counts(self) -> dict[str, int]:
         return {"nodes": len(self.nodes), "pairs": len(self.pairs)}

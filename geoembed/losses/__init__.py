@@ -10,6 +10,7 @@ from geoembed.losses.dependency import (
     wasserstein_dual,
     wpc,
 )
+from geoembed.losses.hierarchy import ranking
 from geoembed.losses.links import (
     LINK_LOSSES,
     bce,
@@ -29,6 +30,7 @@ __all__ = [
     "margin",
     "one_sided_gradient_penalty",
     "pair_scores",
+    "ranking",
     "self_adversarial",
     "softmax",
     "softmax_k_vs_all",
