@@ -392,6 +392,8 @@ def test_max_of_degree_one_is_max_sliced():
     starts = linear._starts(PointSets.of(x), PointSets.of(y))
     distance = MaxGeneralizedSlicedWasserstein(Polynomial(6, degree=1, directions=starts))
     torch.testing.assert_close(distance(x, y), linear(x, y), rtol=1e-9, atol=0)
+    along = MaxGeneralizedSlicedWasserstein(Linear(6, directions=starts))
+    torch.testing.assert_close(along(x, y), linear(x, y), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("slices", [CIRCULAR, QUINTIC, SMALL_NETWORK], ids=lambda s: type(s).__name__)
@@ -440,7 +442,7 @@ def test_max_circular_keeps_its_radius():
         (lambda: Network(2, hidden=(4, 0)), "hidden layer"),
         (lambda: GeneralizedSlicedWasserstein(CIRCULAR, p=0.5), "at least 1"),
         (lambda: MaxGeneralizedSlicedWasserstein(CIRCULAR, p=math.nan), "at least 1"),
-        (lambda: MaxGeneralizedSlicedWasserstein(Linear(2)), "MaxSlicedWasserstein"),
+        (lambda: MaxGeneralizedSlicedWasserstein(Slices()), "must be a DefiningFunction"),
         (lambda: MaxGeneralizedSlicedWasserstein(CIRCULAR, steps=0), "steps"),
     ],
 )

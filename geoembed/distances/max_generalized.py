@@ -43,7 +43,7 @@ class MaxGeneralizedSlicedWasserstein(MaxSlicedWasserstein):
         if not isinstance(slices, DefiningFunction):
             raise DomainError(
                 f"MaxGeneralizedSlicedWasserstein: slices must be a DefiningFunction, whose theta can be varied, got "
-                f"{type(slices).__name__}. For linear slices use MaxSlicedWasserstein."
+                f"{type(slices).__name__}. A subclass of it gives `evaluate`."
             )
         super().__init__(p, restarts=0, steps=steps)
         self.slices: DefiningFunction = slices

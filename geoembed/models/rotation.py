@@ -75,8 +75,9 @@ class SumOfModuli(Distance):
     """sum_k |x_k - y_k| over complex coordinates, held as all real parts, then all imaginary parts. x, y: (*B, 2 k)."""
 
     def _checked(self, x: Tensor, y: Tensor, item_dims: int) -> tuple[Tensor, Tensor]:
+        x, y = super()._checked(x, y, item_dims)
         check_even(x.shape[-1], "SumOfModuli")
-        return super()._checked(x, y, item_dims)
+        return x, y
 
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
         return moduli(x - y).sum(-1)
