@@ -87,6 +87,11 @@ class Distance(nn.Module):
         u = self.embed(x)
         return Norm(self.embed_p), u, u if y is x else self.embed(y)
 
+    @property
+    def broadcasts(self) -> bool:
+        """`pairwise` has no form of its own: it makes every pair of items."""
+        return self.embed_p is None and type(self)._pairwise is Distance._pairwise
+
     def _checked(self, x: Items, y: Items, item_dims: int) -> tuple[Any, Any]:
         """x and y, as `PointSets` where the items are sets.
 
@@ -161,13 +166,16 @@ def pairwise_blocks(
         raise DomainError(f"budget must be a positive number of bytes, got {budget}")
     x, y = distance._checked(x, x if y is None else y, distance.event_dim + 1)
     distance, x, y = distance.reduced(x, y)
-    broadcast = distance.embed_p is None and type(distance)._pairwise is Distance._pairwise
-    item = math.prod(y.shape[1:]) if broadcast else 1
-    row_bytes = max(1, len(y) * item * 4 * x.dtype.itemsize)  # a few temporaries of the block's size
-    rows = max(1, budget // row_bytes)
+    rows = rows_within(budget, distance, y)
     for start in range(0, len(x), rows):
         block = slice(start, min(start + rows, len(x)))
         yield block, distance.pairwise(x[block], y)
+
+
+def rows_within(budget: int, distance: Distance, y: Items) -> int:
+    """How many rows of a matrix of distances to y: (m, *E) fit in `budget` bytes, at least 1."""
+    item = math.prod(y.shape[1:]) if distance.broadcasts else 1
+    return max(1, budget // max(1, len(y) * item * 4 * y.dtype.itemsize))  # a few temporaries of the block's size
 
 
 class Power(Distance):

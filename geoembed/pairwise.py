@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geoembed.distance import DEFAULT_BUDGET, Distance, Items
+from geoembed.distance import DEFAULT_BUDGET, Distance, Items, rows_within
 from geoembed.errors import DomainError, GeoEmbedError, ShapeError
 from geoembed.matrix_file import MatrixFile, digest
 
@@ -140,11 +140,8 @@ class _Problem(NamedTuple):
 
     def blocks(self, budget: int, cheap: bool) -> list[slice]:
         """Slices of the rows. cheap: a pair costs little."""
-        broadcast = self.distance.embed_p is None and type(self.distance)._pairwise is Distance._pairwise
-        item = math.prod(self.v.shape[1:]) if broadcast else 1
-        row_bytes = max(1, len(self.v) * item * 4 * self.u.dtype.itemsize)  # a few temporaries of the block's size
         n = len(self.u)
-        rows = max(1, min(budget // row_bytes, max(CHEAP_ROWS if cheap else 1, math.ceil(n / PARTS))))
+        rows = min(rows_within(budget, self.distance, self.v), max(CHEAP_ROWS if cheap else 1, math.ceil(n / PARTS)))
         return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
     def block(self, rows: slice) -> NDArray[Any]:

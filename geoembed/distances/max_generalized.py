@@ -11,10 +11,9 @@ Reference: Kolouri, Nadjahi, Simsekli, Badeau and Rohde, Generalized Sliced Wass
 import torch
 from torch import Tensor
 
-from geoembed.distances.generalized import DefiningFunction, inhabited
+from geoembed.distances.generalized import DefiningFunction
 from geoembed.distances.max_sliced import MaxSlicedWasserstein
 from geoembed.distances.slicing import Slices
-from geoembed.distances.transport1d import transport_1d
 from geoembed.errors import DomainError
 from geoembed.pointsets import PointSets
 
@@ -56,11 +55,8 @@ class MaxGeneralizedSlicedWasserstein(MaxSlicedWasserstein):
         theta = self.slices.theta.to(x.points)
         return torch.nn.functional.normalize(theta, dim=-1).expand(*x.batch_shape, *theta.shape)
 
-    def _costs(self, theta: Tensor, x: PointSets, y: PointSets) -> Tensor:
-        equal = x.uniform and y.uniform and not (x.ragged or y.ragged)
-        a, b = (None, None) if equal else (x.weights.unsqueeze(-2), y.weights.unsqueeze(-2))
-        u, v = (self.slices.evaluate(theta, self.slices._checked(inhabited(sets).points)) for sets in (x, y))
-        return transport_1d(u, v, a, b, p=self.p)
+    def _values(self, theta: Tensor, x: PointSets) -> Tensor:
+        return self.slices.evaluate(theta, self.slices._checked(x.filled()))
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}, steps={self.steps}"

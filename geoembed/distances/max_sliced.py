@@ -105,7 +105,11 @@ class MaxSlicedWasserstein(Distance):
         """W_p^p along each direction. theta: (*B, k, d) -> (*B, k)."""
         equal = x.uniform and y.uniform and not (x.ragged or y.ragged)
         a, b = (None, None) if equal else (x.weights.unsqueeze(-2), y.weights.unsqueeze(-2))
-        return transport_1d(theta @ x.points.mT, theta @ y.points.mT, a, b, p=self.p)
+        return transport_1d(self._values(theta, x), self._values(theta, y), a, b, p=self.p)
+
+    def _values(self, theta: Tensor, x: PointSets) -> Tensor:
+        """The projected points. theta: (*B, k, d), x: (*B, n, d) -> (*B, k, n)."""
+        return theta @ x.points.mT
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}, restarts={self.restarts}, steps={self.steps}"

@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from geoembed.distance import DEFAULT_BUDGET, Distance
-from geoembed.errors import DomainError, ShapeError
+from geoembed.distances.transport import check_ground
+from geoembed.errors import DomainError
 from geoembed.numerics import safe_sqrt
 from geoembed.pointsets import PointSets
 
@@ -54,12 +55,7 @@ class _Setwise(Distance):
 
     def __init__(self, ground: Distance):
         super().__init__()
-        if not isinstance(ground, Distance) or ground.event_dim != 1:
-            raise ShapeError(
-                f"{type(self).__name__}: ground must be a distance between vectors, such as distances.Euclidean() or "
-                f"Geodesic(manifold), got {ground!r} ({type(ground).__module__})"
-            )
-        self.ground = ground
+        self.ground = check_ground(ground, type(self).__name__)
         self.symmetric, self.same_features = ground.symmetric, ground.same_features
         self.upper_bound = ground.upper_bound
 
@@ -72,9 +68,7 @@ class _Setwise(Distance):
         if 0 in shape:
             return x.points.new_zeros(shape)
         dtype = x.dtype
-        if dtype.itemsize < 4:
-            x, y = x.to(torch.float32), y.to(torch.float32)
-        (x, finite_x), (y, finite_y) = _sound(x), _sound(y)
+        (x, finite_x), (y, finite_y) = _sound(x.widened()), _sound(y.widened())
         finite = finite_x.unsqueeze(-1) & finite_y.unsqueeze(-2)
         return torch.where(finite, self._value(x, y), torch.nan).to(dtype)
 
@@ -99,8 +93,7 @@ class _Setwise(Distance):
         while len(y.batch_shape) <= len(batch):
             y = y.unsqueeze(0)
         (*_, sets_x, n, d), (*_, sets_y, m, _) = x.shape, y.shape
-        broadcast = self.ground.embed_p is None and type(self.ground)._pairwise is Distance._pairwise
-        cell = 4 * x.dtype.itemsize * (d if broadcast else 1)  # four temporaries
+        cell = 4 * x.dtype.itemsize * (d if self.ground.broadcasts else 1)  # four temporaries
         keep = math.prod(batch) * sets_x * n * sets_y * m * cell <= _KEPT
         # Blocks nearly square in points, of several batch items, several sets, or some points of one set.
         cells = max(1, _BLOCK // cell)

@@ -231,8 +231,7 @@ def pairs(x: PointSets, y: PointSets) -> tuple[torch.Size, PointSets, PointSets,
     def flat(sets: PointSets) -> tuple[PointSets, Tensor]:
         every = torch.ones(1, *sets.batch_shape, dtype=torch.bool, device=sets.device)
         number = torch.arange(sets.batch_shape.numel(), device=sets.device).reshape(sets.batch_shape)
-        sets = sets.to(torch.promote_types(sets.dtype, torch.float32))
-        return sets.unsqueeze(0)[every], number.expand(batch).reshape(-1)
+        return sets.widened().unsqueeze(0)[every], number.expand(batch).reshape(-1)
 
     (x, i), (y, j) = flat(x), flat(y)
     return batch, x, y, i, j

@@ -127,10 +127,9 @@ def rescaled(x: Tensor, k: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tenso
 def carried(digits: Tensor) -> tuple[Tensor, Tensor]:
     """The balanced digits of the same number, and the carry out of the last. digits: (L, *E) integers."""
     base = 2.0 ** BITS[digits.dtype]
-    out, carry = [], None
+    out, carry = [], torch.zeros_like(digits[0])
     for digit in digits.unbind(0):
-        digit = digit if carry is None else digit + carry
+        digit = digit + carry
         carry = (digit / base + 0.5).floor_()
         out.append(torch.add(digit, carry, alpha=-base))
-    assert carry is not None
     return torch.stack(out), carry
