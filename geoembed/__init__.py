@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geoembed.classification import classify
-    from geoembed.config import TrainConfig
+    from geoembed.config import HierarchyConfig, TrainConfig
     from geoembed.data import Closure, Triples, load
     from geoembed.distance import Distance, Power, ProductDistance, Scaled, Symmetrised, pairwise_blocks
     from geoembed.errors import GeoEmbedError
     from geoembed.evaluation import evaluate
-    from geoembed.hierarchy import HierarchyConfig, train_hierarchy
+    from geoembed.hierarchy import train_hierarchy
+    from geoembed.hierarchy_picture import plot_hierarchy
+    from geoembed.hierarchy_runs import HierarchyRun
     from geoembed.jobs import train
     from geoembed.pairwise import pairwise_matrix
     from geoembed.pointsets import PointSets
@@ -24,7 +26,8 @@ _HOME = {
     "Closure": "data",
     "Distance": "distance",
     "GeoEmbedError": "errors",
-    "HierarchyConfig": "hierarchy",
+    "HierarchyConfig": "config",
+    "HierarchyRun": "hierarchy_runs",
     "PointSets": "pointsets",
     "Power": "distance",
     "ProductDistance": "distance",
@@ -40,6 +43,7 @@ _HOME = {
     "load": "data",
     "pairwise_blocks": "distance",
     "pairwise_matrix": "pairwise",
+    "plot_hierarchy": "hierarchy_picture",
     "reconstruct": "reconstruction",
     "train": "jobs",
     "train_hierarchy": "hierarchy",

@@ -181,7 +181,7 @@ def draw_radius(found: Hierarchy, path: Path) -> None:
         )
         axes.set_xticks(levels, [f"{level}\n{count:,}" for level, count in zip(levels, counts, strict=True)])
         name = short_names([visible(found.relation)])[0]
-        axes.set_xlabel(f"depth in {name}, and the number of entities there", parse_math=False)
+        axes.set_xlabel(f"depth in {name}, and the number of nodes there", parse_math=False)
         axes.set_ylabel("distance from the origin")
         axes.grid(False, axis="x")
-        axes.set_title("Box: quartiles, whiskers: 5 to 95 %, diamond: mean")
+        axes.set_title("Box: quartiles and median, whiskers: 5 to 95 %, diamond: mean")

@@ -1,20 +1,17 @@
-"""Settings of a training run: a flat dataclass, read from and written to TOML, one command line flag a field.
+"""Settings of the tasks that `geoembed train` has: one command line flag a field.
 
 Imports nothing heavy, so that `--help` answers at once.
 """
 
-import dataclasses
-import json
-import math
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from geoembed.errors import DataError, DomainError, UnknownNameError
+from geoembed.errors import DomainError, UnknownNameError
+from geoembed.schedules import schedule
+from geoembed.settings import Settings, read_toml, setting
 
-__all__ = ["TrainConfig", "check_setting", "recipes", "typed_setting"]
+__all__ = ["TASKS", "HierarchyConfig", "TrainConfig", "check_setting", "read_toml", "recipes", "typed_setting"]
 
 MODELS = (
     *("murp", "mure", "murp-full", "rote", "roth", "refe", "refh", "atte", "atth", "hybonet"),
@@ -27,73 +24,70 @@ WITH_N3 = ("distmult", "complex")
 NEGATIVE_MODES = ("shared", "independent", "typed", "all", "k-vs-all")
 
 
-def _setting(default: Any, text: str, choices: tuple[str, ...] | None = None, low: float | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "low": low})
-
-
 @dataclass(frozen=True)
-class TrainConfig:
-    """All settings of `geoembed train`; the defaults suit `wordnet-animals` and are a fair start elsewhere."""
+class TrainConfig(Settings):
+    """Settings of graphs of triples; the defaults suit `wordnet-animals` and are a fair start elsewhere."""
 
-    data: str = _setting("wordnet-animals", "a shipped set, a folder with train/valid/test files, or a TSV or RDF file")
-    model: str = _setting("murp", "murp (hyperbolic), mure (Euclidean), or another model of graphs", MODELS)
-    manifold: str = _setting(
+    task: ClassVar[str] = "graph"
+
+    data: str = setting("wordnet-animals", "a shipped set, a folder with train/valid/test files, or a TSV or RDF file")
+    model: str = setting("murp", "murp (hyperbolic), mure (Euclidean), or another model of graphs", MODELS)
+    manifold: str = setting(
         "poincare",
         "where murp and murp-full live: poincare, lorentz or halfspace, or a product such as poincare:20,euclidean:20",
     )
-    dim: int = _setting(40, "dimension of the space, the number of reals an entity has", low=1)
-    curvature: float = _setting(1.0, "c > 0, for the sectional curvature -c", low=0)
-    learn_curvature: bool = _setting(
+    dim: int = setting(40, "dimension of the space, the number of reals an entity has", low=1)
+    curvature: float = setting(1.0, "c > 0, for the sectional curvature -c", low=0)
+    learn_curvature: bool = setting(
         False, "train the curvature of murp or murp-full, that of each factor of a product; roth, refh, atth always do"
     )
-    parameterisation: str = _setting(
+    parameterisation: str = setting(
         "tangent",
         "tangent coordinates at the origin with Euclidean steps, or points of the manifold with Riemannian steps",
         ("tangent", "manifold"),
     )
-    init_scale: float = _setting(0.0, "standard deviation of the initial values; 0 is the model's own", low=0)
-    optimizer: str = _setting("adam", "Riemannian Adam, Adagrad or SGD", ("adam", "adagrad", "sgd"))
-    lr: float = _setting(0.015, "learning rate at the start", low=0)
-    schedule: str = _setting("linear", "how the learning rate falls", ("constant", "linear", "cosine"))
-    lr_final: float = _setting(0.05, "fraction of the learning rate left at the end", low=0)
-    warmup: float = _setting(0.0, "share of the training in which the learning rate rises from zero", low=0)
-    averaging: float = _setting(0.0, "decay of a moving average of the weights, such as 0.998; 0 is none", low=0)
-    momentum: float = _setting(0.0, "momentum of sgd", low=0)
-    epochs: int = _setting(120, "passes over the training triples", low=1)
-    batch_size: int = _setting(512, "triples a step, or queries in k-vs-all", low=1)
-    loss: str = _setting("bce", "see geoembed.losses.links", ("bce", "softmax", "margin", "self-adversarial"))
-    margin: float = _setting(1.0, "of the losses margin and self-adversarial", low=0)
-    temperature: float = _setting(1.0, "of the loss self-adversarial", low=0)
-    label_smoothing: float = _setting(0.0, "share of the targets that is spread out, for bce and softmax", low=0)
-    negatives: int = _setting(128, "corrupted tails a triple is compared with", low=1)
-    negative_mode: str = _setting(
+    init_scale: float = setting(0.0, "standard deviation of the initial values; 0 is the model's own", low=0)
+    optimizer: str = setting("adam", "Riemannian Adam, Adagrad or SGD", ("adam", "adagrad", "sgd"))
+    lr: float = setting(0.015, "learning rate at the start", low=0)
+    schedule: str = setting("linear", "how the learning rate falls", ("constant", "linear", "cosine"))
+    lr_final: float = setting(0.05, "fraction of the learning rate left at the end", low=0)
+    warmup: float = setting(0.0, "share of the training in which the learning rate rises from zero", low=0)
+    averaging: float = setting(0.0, "decay of a moving average of the weights, such as 0.998; 0 is none", low=0)
+    momentum: float = setting(0.0, "momentum of sgd", low=0)
+    epochs: int = setting(120, "passes over the training triples", low=1)
+    batch_size: int = setting(512, "triples a step, or queries in k-vs-all", low=1)
+    loss: str = setting("bce", "see geoembed.losses.links", ("bce", "softmax", "margin", "self-adversarial"))
+    margin: float = setting(1.0, "of the losses margin and self-adversarial", low=0)
+    temperature: float = setting(1.0, "of the loss self-adversarial", low=0)
+    label_smoothing: float = setting(0.0, "share of the targets that is spread out, for bce and softmax", low=0)
+    negatives: int = setting(128, "corrupted tails a triple is compared with", low=1)
+    negative_mode: str = setting(
         "shared",
         "one draw for the whole batch, one for each triple, half of them of the relation's type, all entities, or all "
         "entities for all tails of a query at once",
         NEGATIVE_MODES,
     )
-    negative_entities: str = _setting("uniform", "how they are drawn", ("uniform", "frequency"))
-    negative_weight: float = _setting(50.0, "weight of the mean loss of the negatives, above 0", low=0)
-    hardest: int = _setting(0, "only so many of a triple's negatives count, the likeliest ones; 0 is all", low=0)
-    filtered: bool = _setting(False, "leave out negatives that make a training triple")
-    bernoulli: bool = _setting(False, "weigh the sides of a triple by how many answers they have")
-    regularizer: str = _setting("radius", "what penalty weighs: radius, dura or n3", ("radius", "dura", "n3"))
-    penalty: float = _setting(0.025, "weight of the regularizer; radius is d(0, head)^2 + d(0, tail)^2", low=0)
-    dropout: float = _setting(0.0, "probability that a coordinate of a relation is dropped", low=0)
-    sse: str = _setting("none", "stochastic shared embeddings", ("none", "se", "graph"))
-    sse_probability: float = _setting(0.01, "probability that an entity is replaced, with sse", low=0)
-    both_directions: bool = _setting(False, "rank by the mean of the scores of (h, r, t) and of (t, inverse r, h)")
-    validate_every: int = _setting(10, "epochs between validations", low=1)
-    validate_queries: int = _setting(2000, "at most so many validation queries, the same ones each time", low=1)
-    patience: int = _setting(0, "stop after so many validations without a better MRR; 0 never stops early", low=0)
-    seed: int = _setting(0, "seed of initial values, batches and negatives", low=0)
-    dtype: str = _setting("auto", "auto: float32 for tangent, float64 for points", ("auto", "float32", "float64"))
-    compile: bool = _setting(False, "torch.compile the scores; the first steps take up to a minute longer")
-    device: str = _setting("cpu", "a torch device")
+    negative_entities: str = setting("uniform", "how they are drawn", ("uniform", "frequency"))
+    negative_weight: float = setting(50.0, "weight of the mean loss of the negatives, above 0", low=0)
+    hardest: int = setting(0, "only so many of a triple's negatives count, the likeliest ones; 0 is all", low=0)
+    filtered: bool = setting(False, "leave out negatives that make a training triple")
+    bernoulli: bool = setting(False, "weigh the sides of a triple by how many answers they have")
+    regularizer: str = setting("radius", "what penalty weighs: radius, dura or n3", ("radius", "dura", "n3"))
+    penalty: float = setting(0.025, "weight of the regularizer; radius is d(0, head)^2 + d(0, tail)^2", low=0)
+    dropout: float = setting(0.0, "probability that a coordinate of a relation is dropped", low=0)
+    sse: str = setting("none", "stochastic shared embeddings", ("none", "se", "graph"))
+    sse_probability: float = setting(0.01, "probability that an entity is replaced, with sse", low=0)
+    both_directions: bool = setting(False, "rank by the mean of the scores of (h, r, t) and of (t, inverse r, h)")
+    validate_every: int = setting(10, "epochs between validations", low=1)
+    validate_queries: int = setting(2000, "at most so many validation queries, the same ones each time", low=1)
+    patience: int = setting(0, "stop after so many validations without a better MRR; 0 never stops early", low=0)
+    seed: int = setting(0, "seed of initial values, batches and negatives", low=0)
+    dtype: str = setting("auto", "auto: float32 for tangent, float64 for points", ("auto", "float32", "float64"))
+    compile: bool = setting(False, "torch.compile the scores; the first steps take up to a minute longer")
+    device: str = setting("cpu", "a torch device")
 
     def __post_init__(self) -> None:
-        for name in FIELDS:
-            object.__setattr__(self, name, check_setting(name, getattr(self, name)))
+        super().__post_init__()
         if self.curvature == 0:
             raise DomainError("curvature must be positive; for the flat space use --model mure")
         if self.negative_weight == 0:
@@ -143,68 +137,73 @@ class TrainConfig:
             raise DomainError(f"the factors of manifold {self.manifold!r} must add up to dim = {self.dim}")
         return parts
 
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Settings from names and values; an unknown name lists the closest ones."""
-        for name in values:
-            if name not in FIELDS:
-                raise UnknownNameError("setting", name, FIELDS)
-        return cls(**values)
 
-    @classmethod
-    def load(cls, path: Path) -> "TrainConfig":
-        """Settings from a TOML file; what it does not name keeps its default."""
-        return cls.from_mapping(read_toml(path))
-
-    def replace(self, **values: Any) -> "TrainConfig":
-        return dataclasses.replace(self, **values)
-
-    def to_toml(self) -> str:
-        return "".join(
-            f"{f.name} = {_toml(getattr(self, f.name))}  # {f.metadata['help']}\n" for f in dataclasses.fields(self)
-        )
+SPACES = (*MANIFOLDS, "htiling")  # where hierarchies live
 
 
-FIELDS: dict[str, dataclasses.Field] = {f.name: f for f in dataclasses.fields(TrainConfig)}
+@dataclass(frozen=True)
+class HierarchyConfig(Settings):
+    """Settings of hierarchies; the defaults suit `wordnet-mammals` in five dimensions."""
+
+    task: ClassVar[str] = "hierarchy"
+
+    data: str = setting(
+        "wordnet-mammals", "a shipped closure, or a file of pairs child<TAB>parent, closed as it is read"
+    )
+    manifold: str = setting("lorentz", "where the points live; htiling is exact at any radius", SPACES)
+    dim: int = setting(5, "dimension of the space", low=1)
+    limbs: int = setting(2, "of each integer of htiling: 2 hold points up to a radius of 54, 26 up to 720", low=1)
+    curvature: float = setting(1.0, "c > 0, for the sectional curvature -c", low=0)
+    scale: float = setting(1.0, "s of the loss, above 0: a factor of the distances", low=0)
+    optimizer: str = setting("sgd", "Riemannian SGD, Adam or Adagrad", ("adam", "adagrad", "sgd"))
+    lr: float = setting(0.04, "highest learning rate, of the loss summed over pairs", low=0)
+    max_step: float = setting(
+        1.0, "a point's gradient counts as max_step / learning rate at most; 0 is no limit", low=0
+    )
+    burn_in: int = setting(5, "epochs of the burn-in", low=0)
+    burn_in_factor: float = setting(0.02, "of the learning rate in the burn-in", low=0)
+    warmup: float = setting(0.7, "share of the steps after the burn-in in which the learning rate rises", low=0)
+    schedule: str = setting("linear", "how the learning rate falls in the end", ("constant", "linear", "cosine"))
+    lr_final: float = setting(0.2, "fraction of the learning rate left at the end", low=0)
+    epochs: int = setting(350, "passes over the nodes that have ancestors, the burn-in included", low=1)
+    batch_size: int = setting(64, "nodes a step, each with all its ancestors", low=1)
+    negatives: int = setting(200, "nodes drawn a step, for all nodes of the batch", low=1)
+    init_scale: float = setting(1e-3, "standard deviation of the initial points about the origin, above 0", low=0)
+    hold_out: float = setting(
+        0.0, "share of the pairs that is not trained on but predicted; they follow from others", low=0
+    )
+    validate_every: int = setting(25, "epochs between reconstructions of the pairs trained on", low=1)
+    validate_nodes: int = setting(2000, "at most so many nodes are reconstructed, the same ones each time", low=1)
+    patience: int = setting(0, "stop after so many validations without a better MAP; 0 never stops early", low=0)
+    seed: int = setting(0, "of everything random", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("curvature", "scale", "init_scale"):
+            if getattr(self, name) == 0:
+                raise DomainError(f"{name} must be above 0")
+        if self.hold_out >= 1:
+            raise DomainError(f"hold_out is a share of the pairs, below 1; got {self.hold_out}")
+        schedule(self.schedule, warmup=self.warmup, final=self.lr_final)  # raises for shares that are none
+        if self.burn_in >= self.epochs:
+            raise DomainError(
+                f"burn_in must leave some of the {self.epochs} epochs, got {self.burn_in}; lower it or raise epochs"
+            )
+
+
+TASKS: dict[str, type[Settings]] = {config.task: config for config in (TrainConfig, HierarchyConfig)}
 
 
 def typed_setting(name: str, value: Any) -> Any:
-    """The value of a setting if it has the type of the default, an int as a float where that is one."""
-    if name not in FIELDS:
-        raise UnknownNameError("setting", name, FIELDS)
-    kind = type(FIELDS[name].default)
-    value = float(value) if kind is float and type(value) is int else value
-    if type(value) is not kind:
-        raise DomainError(f"{name} must be {kind.__name__}, got {value!r}")
-    return value
+    """`Settings.typed` of a graph's settings."""
+    return TrainConfig.typed(name, value)
 
 
 def check_setting(name: str, value: Any) -> Any:
-    """The value of a setting, with its type, if it is possible by itself."""
-    value = typed_setting(name, value)
-    choices, low = FIELDS[name].metadata["choices"], FIELDS[name].metadata["low"]
-    if choices and value not in choices:
-        raise UnknownNameError(name, value, choices)
-    if low is not None and not (value >= low and math.isfinite(value)):
-        raise DomainError(f"{name} must be a finite number of at least {low:g}, got {value}")
-    return value
+    """`Settings.check` of a graph's settings."""
+    return TrainConfig.check(name, value)
 
 
 def recipes() -> dict[str, Path]:
     """The settings files that come with the package, by name; each says in its first line what it gives."""
     return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dictionary; DataError names the file and what is wrong with it."""
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid TOML: {error}") from error
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)

@@ -23,7 +23,7 @@ __all__ = ["Picture", "check_extension", "draw", "render", "short_names"]
 
 StrPath = str | os.PathLike[str]
 
-INK, GREY, DISK, RIM = "#2B2B2B", "#5A5A5A", "#FBFAF7", "#A8A49B"
+INK, GREY, DISK, RIM, GRID = "#2B2B2B", "#5A5A5A", "#FBFAF7", "#A8A49B", "#DCD0AE"
 WIDTH, HEIGHT, DPI = 10.0, 10.75, 200
 LARGEST, SMALLEST = 13.0, 7.5  # points of the names
 LONGEST = 32  # characters of a name
@@ -49,6 +49,7 @@ class Picture(NamedTuple):
     caption: str | None = None
     context: Sequence[str] | None = None  # all names among which a short one must be unique
     flat: bool = False  # straight lines and no rim
+    under: Sequence[np.ndarray] = ()  # curves of complex points, drawn thinly below everything
 
 
 def check_extension(path: StrPath) -> str:
@@ -91,8 +92,10 @@ def render(picture: Picture, labels: int) -> tuple[Any, list[Any]]:
     axes.axis("off")
     if not picture.flat:
         axes.add_patch(Circle((0, 0), 1, facecolor=DISK, edgecolor=RIM, linewidth=1.2, zorder=0))
+    grid = [_xy(curve) for curve in picture.under]
+    axes.add_collection(LineCollection(grid, colors=GRID, linewidths=0.7, zorder=0.5))
     start, end = picture.z[picture.edges].T
-    curves = np.stack([start, end], 1) if picture.flat else layout.arcs(start, end)
+    curves = np.stack([start, end], 1) if picture.flat else layout.arcs(start, end, _steps(picture.z))
     size = np.log1p(picture.size / max(picture.size.max(initial=0), 1e-300) * 1000)  # 0 to 6.9
     colour = to_rgba_array(picture.colours)
     stroke = colour[picture.edges[:, 1]]
@@ -119,6 +122,11 @@ def render(picture: Picture, labels: int) -> tuple[Any, list[Any]]:
         text = "\n".join(textwrap.wrap(picture.caption, 165))
         figure.text(0.02, 0.12 / HEIGHT, text, fontsize=8, color=GREY, va="bottom", parse_math=False)
     return figure, _place_names(axes, picture, curves, dots / 2 * DPI / 72, labels)
+
+
+def _steps(z: np.ndarray) -> int:
+    """Points of an arc: its longest ones are twice as long as the radius, and steps of 1/3 look smooth."""
+    return int(np.clip(12 * np.arctanh(np.minimum(np.abs(z).max(initial=0), 1 - 1e-9)), 24, 120))
 
 
 def _place_names(axes: Any, picture: Picture, curves: np.ndarray, radius: np.ndarray, labels: int) -> list[Any]:

@@ -7,7 +7,8 @@ appears whole or not at all, and none is a pickle.
     .npz              arrays `names`, `points`, ...; read with numpy.load
     .txt, .vec        word2vec text: "n k", then name and coordinates; read with
                       gensim.models.KeyedVectors.load_word2vec_format
-    .graphml, .gexf   the triples, and the coordinates as attributes of the nodes; read with networkx, Gephi, Cytoscape
+    .graphml, .gexf   the triples, or the edges child - parent, and the coordinates as attributes of the nodes; read
+                      with networkx, Gephi, Cytoscape
 
 References: GraphML, http://graphml.graphdrawing.org; GEXF, https://gexf.net; the word2vec format is that of Mikolov,
 Chen, Corrado, Dean, "Efficient estimation of word representations in vector space", 2013, arXiv:1301.3781.
@@ -30,7 +31,8 @@ from geoembed.checkpoint import writing
 from geoembed.data.formats import check_names
 from geoembed.errors import DataError, DataWarning, DomainError, ShapeError, UnknownNameError
 from geoembed.files import atomic_write
-from geoembed.manifolds import Hyperbolic, PoincareBall
+from geoembed.hierarchy_runs import HierarchyRun
+from geoembed.manifolds import HTiling, Hyperbolic, Lorentz, PoincareBall
 from geoembed.runs import Run
 
 __all__ = ["FORMATS", "SUFFIXES", "annotate", "export", "write_npz", "write_tsv", "write_word2vec"]
@@ -48,13 +50,14 @@ BLOCK_VALUES = 2**20  # coordinates that are Python floats at one time
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def export(run: Run, path: StrPath, format: str | None = None) -> None:
-    """Writes the embedding of a trained run for another program.
+def export(run: Run | HierarchyRun, path: StrPath, format: str | None = None) -> None:
+    """Writes the embedding of a trained run, of a graph or a hierarchy, for another program.
 
     format: one of `FORMATS`; None = by the suffix of path. A `.tsv` has no header. A `.npz` holds `names`, `points`,
     `manifold` (as text) and, where there is one curvature -c, `c`; then `relations` (names) and each table of the model
     with one row a relation as `relation.<table>`, the rows of the inverses last. A graph file needs the run's data; its
-    nodes have the attributes of `annotate`, the coordinates as one text "0.1 0.2".
+    nodes have the attributes of `annotate`, the coordinates as one text "0.1 0.2". Points of an `HTiling`, whose rows
+    only this library reads, are written in the coordinates of the hyperboloid.
 
     >>> export(Run.open("runs/wordnet-animals-murp-40"), "animals.vec")  # doctest: +SKIP
 
@@ -153,36 +156,52 @@ def annotate(
 # ------------------------------------------------------------------------------------------------------------- of a run
 
 
-def _export_npz(run: Run, path: StrPath) -> None:
-    model = run.model
-    more: dict[str, Any] = {"manifold": repr(model.manifold), "relations": run.relations}
-    if isinstance(model.manifold, Hyperbolic):
-        more["c"] = model.manifold.c
-    for name, table in model.named_parameters():
-        if table.dim() and len(table) == model.n_relations:
-            more[f"relation.{name}"] = table
-    write_npz(path, run.entities, model.points(), **more)
+def _embedding(run: Run | HierarchyRun) -> tuple[list[str], Tensor, geoopt.Manifold]:
+    """Names, points and their manifold."""
+    if isinstance(run, Run):
+        return run.entities, run.model.points(), run.model.manifold
+    if isinstance(run.manifold, HTiling):
+        return run.nodes, run.manifold.to_lorentz(run.points), Lorentz(run.manifold.c)
+    return run.nodes, run.points, run.manifold
 
 
-def _graph(run: Run) -> Any:
-    """The triples with the points; its edges have numbers for keys, which are the ids of edges in a file."""
+def _export_npz(run: Run | HierarchyRun, path: StrPath) -> None:
+    names, points, manifold = _embedding(run)
+    more: dict[str, Any] = {"manifold": repr(manifold)}
+    if isinstance(manifold, Hyperbolic):
+        more["c"] = manifold.c
+    if isinstance(run, Run):
+        more["relations"] = run.relations
+        for name, table in run.model.named_parameters():
+            if table.dim() and len(table) == run.model.n_relations:
+                more[f"relation.{name}"] = table
+    write_npz(path, names, points, **more)
+
+
+def _graph(run: Run | HierarchyRun) -> Any:
+    """What the run was trained on, with the points; the edges of triples have numbers for keys, as ids in a file."""
     import networkx as nx
 
-    triples, points = run.triples, run.model.points()
-    for name in (triples.name, *triples.entities, *triples.relations):
+    names, points, manifold = _embedding(run)
+    for name in (run.data.name, *names, *(run.relations if isinstance(run, Run) else ())):
         if found := NOT_XML.search(name):
             raise DataError(f"{name!r} holds {found[0]!r}, which XML cannot; choose another format or rename it")
-    graph = nx.MultiDiGraph(name=triples.name)
-    graph.add_nodes_from(triples.entities)
-    for number, (head, tail, data) in enumerate(triples.to_networkx().edges(data=True)):
-        graph.add_edge(head, tail, key=number, **data)
-    annotate(graph, run.entities, points, run.model.manifold)
-    for name, text in zip(run.entities, _texts(points, " "), strict=True):
+    if isinstance(run, Run):
+        graph = nx.MultiDiGraph(name=run.triples.name)
+        graph.add_nodes_from(names)
+        for number, (head, tail, data) in enumerate(run.triples.to_networkx().edges(data=True)):
+            graph.add_edge(head, tail, key=number, **data)
+    else:
+        graph = nx.DiGraph(name=run.closure.name)
+        graph.add_nodes_from(names)
+        graph.add_edges_from((names[child], names[parent]) for child, parent in run.closure.parents().tolist())
+    annotate(graph, names, points, manifold)
+    for name, text in zip(names, _texts(points, " "), strict=True):
         graph.nodes[name]["embedding"] = text
     return graph
 
 
-def _export_graph(run: Run, path: StrPath, writer: str) -> None:
+def _export_graph(run: Run | HierarchyRun, path: StrPath, writer: str) -> None:
     import networkx as nx
 
     graph = _graph(run)
@@ -190,10 +209,10 @@ def _export_graph(run: Run, path: StrPath, writer: str) -> None:
         getattr(nx, writer)(graph, file)
 
 
-FORMATS: Mapping[str, Callable[[Run, StrPath], None]] = {
-    "tsv": lambda run, path: write_tsv(path, run.entities, run.model.points()),
+FORMATS: Mapping[str, Callable[[Run | HierarchyRun, StrPath], None]] = {
+    "tsv": lambda run, path: write_tsv(path, *_embedding(run)[:2]),
     "npz": _export_npz,
-    "word2vec": lambda run, path: write_word2vec(path, run.entities, run.model.points()),
+    "word2vec": lambda run, path: write_word2vec(path, *_embedding(run)[:2]),
     "graphml": lambda run, path: _export_graph(run, path, "write_graphml_xml"),  # the same bytes with and without lxml
     "gexf": lambda run, path: _export_graph(run, path, "write_gexf"),
 }

@@ -21,73 +21,34 @@ hierarchies in the Lorentz model of hyperbolic geometry", ICML 2018, arXiv:1806.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import geoopt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoembed.config import HierarchyConfig
 from geoembed.data import Closure
 from geoembed.distances.geodesic import Geodesic
-from geoembed.errors import DataError, DomainError, ShapeError, UnknownNameError
+from geoembed.errors import DataError, DomainError, ShapeError
 from geoembed.losses.hierarchy import ranking
-from geoembed.manifolds import HYPERBOLIC, MANIFOLDS, Euclidean
+from geoembed.manifolds import Euclidean, HalfSpace, HTiling, Lorentz, PoincareBall
 from geoembed.optim import OPTIMIZERS
-from geoembed.schedules import SCHEDULES, schedule
+from geoembed.schedules import schedule
 from geoembed.training import Fitted, fit
 
-__all__ = ["Hierarchy", "HierarchyConfig", "HierarchyTask", "train_hierarchy"]
+__all__ = ["SPACES", "Hierarchy", "HierarchyConfig", "HierarchyTask", "train_hierarchy"]
 
 
-def _setting(default: Any, text: str, choices: tuple[str, ...] | None = None, low: float | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices, "low": low})
-
-
-@dataclass(frozen=True)
-class HierarchyConfig:
-    """All settings of `train_hierarchy`; the defaults suit `wordnet-mammals` in five dimensions."""
-
-    manifold: str = _setting("lorentz", "where the points live", tuple(MANIFOLDS))
-    dim: int = _setting(5, "dimension of the space", low=1)
-    curvature: float = _setting(1.0, "c > 0, for the sectional curvature -c", low=0)
-    scale: float = _setting(1.0, "s of the loss, above 0: a factor of the distances", low=0)
-    optimizer: str = _setting("sgd", "Riemannian SGD, Adam or Adagrad", tuple(OPTIMIZERS))
-    lr: float = _setting(0.04, "highest learning rate, of the loss summed over pairs", low=0)
-    max_step: float = _setting(
-        1.0, "a point's gradient counts as max_step / learning rate at most; 0 is no limit", low=0
-    )
-    burn_in: int = _setting(5, "epochs of the burn-in", low=0)
-    burn_in_factor: float = _setting(0.02, "of the learning rate in the burn-in", low=0)
-    warmup: float = _setting(0.7, "share of the steps after the burn-in in which the learning rate rises", low=0)
-    schedule: str = _setting("linear", "how the learning rate falls in the end", tuple(SCHEDULES))
-    lr_final: float = _setting(0.2, "fraction of the learning rate left at the end", low=0)
-    epochs: int = _setting(350, "passes over the nodes that have ancestors, the burn-in included", low=1)
-    batch_size: int = _setting(64, "nodes a step, each with all its ancestors", low=1)
-    negatives: int = _setting(200, "nodes drawn a step, for all nodes of the batch", low=1)
-    init_scale: float = _setting(1e-3, "standard deviation of the initial points about the origin, above 0", low=0)
-    seed: int = _setting(0, "of everything random", low=0)
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value, choices, low = getattr(self, f.name), f.metadata["choices"], f.metadata["low"]
-            kind: Any = type(f.default)
-            if kind is float and type(value) is int:
-                object.__setattr__(self, f.name, value := float(value))
-            if type(value) is not kind:
-                raise DomainError(f"{f.name} must be {kind.__name__}, got {value!r}")
-            if choices and value not in choices:
-                raise UnknownNameError(f.name, value, choices)
-            if low is not None and not (value >= low and math.isfinite(value)):
-                raise DomainError(f"{f.name} must be a finite number of at least {low:g}, got {value}")
-        for name in ("curvature", "scale", "init_scale"):
-            if getattr(self, name) == 0:
-                raise DomainError(f"{name} must be above 0")
-        schedule(self.schedule, warmup=self.warmup, final=self.lr_final)  # raises for shares that are none
-        if self.burn_in >= self.epochs:
-            raise DomainError(f"burn_in must leave some of the {self.epochs} epochs, got {self.burn_in}")
+SPACES: dict[str, Callable[[HierarchyConfig], geoopt.Manifold]] = {
+    "euclidean": lambda config: Euclidean(),
+    "halfspace": lambda config: HalfSpace(config.curvature),
+    "htiling": lambda config: HTiling(config.dim, config.limbs, config.curvature),
+    "lorentz": lambda config: Lorentz(config.curvature),
+    "poincare": lambda config: PoincareBall(config.curvature),
+}
 
 
 class HierarchyTask(nn.Module):
@@ -155,12 +116,20 @@ def _marked(rows: Tensor, ancestors: Tensor, negatives: Tensor, size: int) -> Te
 
 
 @torch.no_grad()
-def _shorten(points: geoopt.ManifoldParameter, lr: float, max_step: float) -> None:
-    """Hold lr times the length of each row's Riemannian gradient at max_step."""
+def _check_and_shorten(points: geoopt.ManifoldParameter, lr: float, max_step: float) -> None:
+    """Hold lr times the length of each row's Riemannian gradient at max_step, which may be infinite."""
     points.grad = gradient = points.grad.coalesce()
-    x, manifold = points.detach()[gradient._indices()[0]], points.manifold
-    length = manifold.norm(x, manifold.egrad2rgrad(x, gradient._values().clone()), keepdim=True)
-    gradient._values().mul_(max_step / (lr * length).clamp(min=max_step))
+    rows, values = gradient._indices()[0], gradient._values()
+    bad = rows[~values.isfinite().all(1)]
+    if len(bad):
+        raise DomainError(
+            f"the gradient of {len(bad)} of {len(rows)} points is NaN or infinite, the first is that of row "
+            f"{int(bad[0])}. Lower the learning rate; the points are those before the step."
+        )
+    if max_step < math.inf:
+        x, manifold = points.detach()[rows], points.manifold
+        length = manifold.norm(x, manifold.egrad2rgrad(x, values.clone()), keepdim=True)
+        values.mul_(max_step / (lr * length).clamp(min=max_step))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +149,6 @@ def train_hierarchy(
     *,
     manifold: geoopt.Manifold | None = None,
     validate: Callable[[Tensor, geoopt.Manifold], float] | None = None,
-    validate_every: int = 10,
-    patience: int | None = None,
     progress: bool = True,
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> Hierarchy:
@@ -193,13 +160,14 @@ def train_hierarchy(
         folder: of the checkpoints; a run that was stopped goes on from there to the same points. None saves nothing.
         manifold: used instead of the one of the configuration: any geoopt manifold with `dist`, and with
             `random(n, k, std=, generator=, dtype=)`; k is its `point_dim(config.dim)` if it has that, else config.dim.
-        validate: (points, manifold) -> score, higher is better; the points with the best score are kept.
-        validate_every, patience, progress, on_epoch: as in `fit`.
+        validate: (points, manifold) -> score, higher is better, every `config.validate_every` epochs; the points with
+            the best score are kept.
+        progress, on_epoch: as in `fit`; a record also has the learning rate `lr`.
 
     Raises what `HierarchyTask` and `fit` raise.
     """
     config = HierarchyConfig() if config is None else config
-    space = _manifold(config) if manifold is None else manifold
+    space = SPACES[config.manifold](config) if manifold is None else manifold
     streams = [torch.Generator().manual_seed((1000 * config.seed + i) % 2**63) for i in range(3)]
     size = space.point_dim(config.dim) if hasattr(space, "point_dim") else config.dim
     points = space.random(closure.n_nodes, size, std=config.init_scale, generator=streams[0], dtype=torch.float64)
@@ -213,10 +181,16 @@ def train_hierarchy(
         return config.burn_in_factor if task.burning else later(step - first, total - first)
 
     optimizer = OPTIMIZERS[config.optimizer]([task.points], lr=config.lr)
-    if config.max_step:
-        optimizer.register_step_pre_hook(
-            lambda *_: _shorten(task.points, optimizer.param_groups[0]["lr"], config.max_step)
-        )
+    longest = config.max_step or math.inf
+    optimizer.register_step_pre_hook(
+        lambda *_: _check_and_shorten(task.points, optimizer.param_groups[0]["lr"], longest)
+    )
+
+    def finished(history: list[dict[str, float]]) -> None:
+        history[-1]["lr"] = optimizer.param_groups[0]["lr"]
+        if on_epoch is not None:
+            on_epoch(history)
+
     fitted = fit(
         task.step,
         task.n,
@@ -228,14 +202,10 @@ def train_hierarchy(
         generators={"negatives": streams[2]},
         schedule=factor,
         validate=None if validate is None else lambda: validate(task.points.detach(), space),
-        validate_every=validate_every,
-        patience=patience,
+        validate_every=config.validate_every,
+        patience=config.patience or None,
         checkpoint=folder,
         progress=progress,
-        on_epoch=on_epoch,
+        on_epoch=finished,
     )
     return Hierarchy(closure, space, task.points.detach(), fitted)
-
-
-def _manifold(config: HierarchyConfig) -> geoopt.Manifold:
-    return Euclidean() if config.manifold == "euclidean" else HYPERBOLIC[config.manifold](config.curvature)

@@ -9,6 +9,7 @@ from geoembed.data import Split, Triples
 from geoembed.evaluation import RankingResult, evaluate
 from geoembed.manifolds import Hyperbolic
 from geoembed.models import MODELS
+from geoembed.run_folder import next_folder
 from geoembed.runs import Run, load_triples
 from geoembed.tasks import train_model
 from geoembed.training import Fitted
@@ -41,7 +42,8 @@ def train(
         say: receives the lines of the report.
     """
     triples = load_triples(config) if triples is None else triples
-    run = Run.create(_next_folder(config, triples) if folder is None else Path(folder), config, triples)
+    folder = next_folder(f"{triples.name}-{config.model}-{config.dim}") if folder is None else Path(folder)
+    run = Run.create(folder, config, triples)
     counts = triples.counts()
     say(
         f"{triples.name}: {counts['entities']:,} entities, {counts['relations']} relations, "
@@ -120,12 +122,8 @@ def _train_into(run: Run, triples: Triples, progress: bool, say: Callable[[str],
     if run.trained:
         return
     say(f"\n{_title(run)}, {run.config.epochs} epochs of {2 * len(triples.train):,} directed triples")
-
-    def write_metrics(history: list[dict[str, float]]) -> None:
-        run.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-
     model, fitted = train_model(
-        run.config, triples, checkpoint=run.folder / "checkpoints", progress=progress, on_epoch=write_metrics
+        run.config, triples, checkpoint=run.folder / "checkpoints", progress=progress, on_epoch=run.write_metrics
     )
     run.save_model(model)
     say(_summary(fitted))
@@ -149,11 +147,3 @@ def _title(run: Run) -> str:
     curved = run.trained and config.learn_curvature and isinstance(run.model.manifold, Hyperbolic)
     c = run.model.manifold.c.item() if curved else config.curvature
     return f"{name} ({config.manifold}, c={c:.4g}{' learned' if config.learn_curvature else ''})"
-
-
-def _next_folder(config: TrainConfig, triples: Triples) -> Path:
-    base = Path("runs") / f"{triples.name}-{config.model}-{config.dim}"
-    number = 1
-    while (folder := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
-        number += 1
-    return folder

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import geoopt
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -112,12 +113,17 @@ def plot_embedding(model: GraphModel, triples: Triples, path: StrPath, *, labels
     rows = torch.cat([triples.train, triples.valid, triples.test])
     tree = _tree(model, rows)
     if model.dim <= 2:
-        z, about = _own_points(model, u)
+        z, about = own_points(model.manifold, u)
     elif tree is not None:
         z, about = layout.lay_out(tree.forest, u, tree.stretch), ""
     else:
         z, about = _projection(u)
-    picture = _of_tree(tree, z, triples) if tree is not None else _of_graph(model, rows, z, triples)
+    if tree is None:
+        picture = _of_graph(model, rows, z, triples)
+    else:
+        child, _ = tree.forest.edges()
+        about_lines = f"{triples.relations[tree.relation]}, fainter where the model gives a lower probability"
+        picture = of_forest(tree.forest, z, triples.entities, 0.1 + 0.8 * tree.probability[child], about_lines)
     if not about and tree is not None:
         about = (
             f"A hyperbolic map of the {triples.relations[tree.relation]} hierarchy: {len(picture.names):,} of "
@@ -162,9 +168,13 @@ def _tree(model: GraphModel, rows: torch.Tensor) -> _Tree | None:
     return _Tree(relation, forest, of_node, stretch)
 
 
-def _of_tree(tree: _Tree, z: np.ndarray, triples: Triples) -> Picture:
-    """Dots by size of subtree, colours by branch; a node that is nearly all of its parent's tree is named late."""
-    forest = tree.forest
+def of_forest(
+    forest: layout.Forest, z: layout.Points, names: Sequence[str], opacity: np.ndarray, about_lines: str
+) -> Picture:
+    """Dots by size of subtree, colours by branch; a node that is nearly all of its parent's tree is named late.
+
+    z, names: of all nodes. opacity: of the edges, as `forest.edges` has them.
+    """
     heads, branch = layout.main_branches(forest)
     place = np.empty(len(heads) + 1, np.int64)
     place[np.argsort(np.angle(z[heads]), kind="stable")] = np.arange(len(heads)) % len(PALETTE)  # neighbours differ
@@ -177,15 +187,14 @@ def _of_tree(tree: _Tree, z: np.ndarray, triples: Triples) -> Picture:
     child, parent = forest.edges()
     return Picture(
         z[nodes],
-        [triples.entities[i] for i in nodes],
+        [names[i] for i in nodes],
         np.stack([number[parent], number[child]], 1),
         size[nodes].astype(float),
         size[nodes] * news,
         [palette[i] for i in branch[nodes]],
-        0.1 + 0.8 * tree.probability[child],
-        caption=f"Lines: {triples.relations[tree.relation]}, fainter where the model gives a lower probability. "
-        "Dots: larger with more below. Colours: main branches.",
-        context=triples.entities,
+        opacity,
+        caption=f"Lines: {about_lines}. Dots: larger with more below. Colours: main branches.",
+        context=names,
     )
 
 
@@ -207,23 +216,27 @@ def _of_graph(model: GraphModel, rows: torch.Tensor, z: np.ndarray, triples: Tri
     )
 
 
-def _own_points(model: GraphModel, u: np.ndarray) -> tuple[np.ndarray, str]:
-    """Coordinates in the disk or, scaled to fit, in the plane, and what was done."""
+def own_points(manifold: geoopt.Manifold, u: np.ndarray, true: bool = False) -> tuple[np.ndarray, str]:
+    """Coordinates in the disk or, scaled to fit, in the plane, and what was done.
+
+    u: (n, d <= 2) tangent coordinates. true: leave distances as they are, however many dots are on the rim.
+    """
     u = np.pad(u, ((0, 0), (0, 2 - u.shape[1])))
     flat = u[:, 0] + 1j * u[:, 1]
-    if not isinstance(model.manifold, Hyperbolic):
-        space = "plane" if isinstance(model.manifold, Euclidean) else "tangent plane at the origin"
+    if not isinstance(manifold, Hyperbolic):
+        space = "plane" if isinstance(manifold, Euclidean) else "tangent plane at the origin"
         low, high = (f(flat.real) + 1j * f(flat.imag) for f in (np.min, np.max))
         flat = flat - (low + high) / 2
         return flat * 0.97 / max(np.abs(flat).max(), 1e-300), f"The trained points themselves, in the {space}"
-    c = float(model.manifold.c)
+    c = float(manifold.c)
     flat *= np.sqrt(c)
-    about = f"The trained points themselves, on the disk of curvature {-c:.3g}; lines are geodesics"
+    about = f"The trained points themselves, on the disk of curvature {-c:.3g}"
     far = max(float(np.quantile(np.abs(flat), 0.98)), 1e-12)
-    if far < 2:  # else most of the disk is empty
-        flat *= 3 / far
-        about += f". Distances from the centre are drawn {3 / far:.2g} times as long, directions as they are"
-    return _from_tangent(flat), about
+    if not (2 <= far <= 5 or true):  # else most of the disk is empty, or all dots are on its rim
+        factor = (3 if far < 2 else 4) / far
+        flat *= factor
+        about += f", distances from the centre drawn {factor:.2g} times as long, directions as they are"
+    return _from_tangent(flat), f"{about}; lines are geodesics between the points as drawn"
 
 
 def _projection(u: np.ndarray) -> tuple[np.ndarray, str]:

@@ -12,86 +12,49 @@ report/              see `geoembed.report`
 checkpoints/         see `geoembed.checkpoint`
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from geoembed import checkpoint
 from geoembed.config import TrainConfig
-from geoembed.data import Triples, load
+from geoembed.data import Closure, Triples, load
 from geoembed.errors import CheckpointError, DataError, UnknownNameError
 from geoembed.files import atomic_write
 from geoembed.models import BothDirections, GraphModel
 from geoembed.prediction import Answer, Prediction, Predictor
+from geoembed.run_folder import RunFolder
 from geoembed.tasks import build_model, generators, ranker
 
 __all__ = ["Answer", "Prediction", "Run", "load_triples"]
 
-FORMAT = 1
 
-
-class Run:
+class Run(RunFolder[TrainConfig]):
     """A run folder and the model in it.
 
     >>> run = Run.open("runs/wordnet-animals-murp-40")  # doctest: +SKIP
     >>> run.neighbours("dog.n.01", k=3)  # doctest: +SKIP
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, entities: list[str], relations: list[str]):
-        self.folder, self.config, self.entities, self.relations = folder, config, entities, relations
+    task, tables, weights = "graph", ("entities", "relations"), "model.safetensors"
 
-    # ------------------------------------------------------------------------------------------------ on disk
+    @property
+    def entities(self) -> list[str]:
+        return self.names["entities"]
 
-    @classmethod
-    def create(cls, folder: Path, config: TrainConfig, triples: Triples) -> "Run":
-        """A new run folder, or the one that is there if it holds the same settings and data."""
-        run = cls(folder, config, triples.entities, triples.relations)
-        run.triples = triples  # at hand, wherever config.data says they are
-        about = {"format": FORMAT, "fingerprint": triples.fingerprint(), "counts": triples.counts()}
-        if (folder / "run.json").exists():
-            old = cls.open(folder)
-            if old.config != config or old._about != about:
-                changed = [name for name, value in vars(config).items() if getattr(old.config, name) != value]
-                what = f"other settings ({', '.join(changed)})" if changed else "other data"
-                raise CheckpointError(f"{folder} holds a run with {what}. Choose another folder with -o.")
-            old.triples = triples
-            return old
-        with checkpoint.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            run.write_text("config.toml", config.to_toml())
-            run.write_text("entities.tsv", "".join(f"{name}\n" for name in triples.entities))
-            run.write_text("relations.tsv", "".join(f"{name}\n" for name in triples.relations))
-            run.write_text("run.json", json.dumps(about, indent=1))  # last: it marks the folder as complete
-        return run
+    @property
+    def relations(self) -> list[str]:
+        return self.names["relations"]
 
-    @classmethod
-    def open(cls, folder: Path | str) -> "Run":
-        """The run in a folder; CheckpointError says what is missing, damaged or of an unknown version."""
-        folder = Path(folder)
-        if not (folder / "run.json").is_file():
-            raise CheckpointError(f"{folder} is not a run folder: it has no run.json. Make one with geoembed train.")
-        run = cls(folder, TrainConfig.load(folder / "config.toml"), [], [])
-        version = run._about.get("format")
-        if version != FORMAT:
-            raise CheckpointError(f"{folder} has format {version}, this version of geoembed reads format {FORMAT}")
-        for table, names in (("entities", run.entities), ("relations", run.relations)):
-            try:
-                with open(folder / f"{table}.tsv", encoding="utf-8", newline="\n") as file:
-                    names.extend(file.read().removesuffix("\n").split("\n"))  # splitlines parts more than lines
-            except (OSError, UnicodeDecodeError) as error:
-                raise CheckpointError(f"{folder / table}.tsv cannot be read: {error}") from error
-            if len(names) != run._about["counts"][table]:
-                raise CheckpointError(f"{folder / table}.tsv has {len(names)} lines, the run {run._about['counts']}")
-        return run
+    @property
+    def triples(self) -> Triples:
+        """The data the run was trained on, found by its name or path; DataError if it is not the same any more."""
+        return self.data
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a file of the run folder, whole or not at all."""
-        with checkpoint.writing(self.folder / name), atomic_write(self.folder / name) as file:
-            file.write(text)
+    def load_data(self) -> Triples:
+        return load_triples(self.config)
 
     def save_model(self, model: GraphModel) -> None:
         """Write the weights and the table of points."""
@@ -100,41 +63,18 @@ class Run:
             digits = 17 if points.dtype == torch.float64 else 9  # reading them back gives the same bits
             for name, point in zip(self.entities, points.tolist(), strict=True):
                 file.write("\t".join([name, *(f"{x:.{digits}g}" for x in point)]) + "\n")
-        checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
-
-    @property
-    def trained(self) -> bool:
-        return (self.folder / "model.safetensors").is_file()
+        checkpoint.save_weights(self.folder / self.weights, model.state_dict())
 
     @cached_property
     def model(self) -> GraphModel:
         """The trained model, on the CPU."""
-        if not self.trained:
-            raise CheckpointError(
-                f"{self.folder} is not trained to its end. Go on with: geoembed train --resume {self.folder}"
-            )
+        self.check_trained()
         model = build_model(self.config.replace(device="cpu"), len(self.entities), len(self.relations))
         try:
-            model.load_state_dict(checkpoint.load_weights(self.folder / "model.safetensors"))
+            model.load_state_dict(checkpoint.load_weights(self.folder / self.weights))
         except RuntimeError as error:
             raise CheckpointError(f"the weights in {self.folder} do not fit its config.toml: {error}") from error
         return model
-
-    @cached_property
-    def triples(self) -> Triples:
-        """The data the run was trained on, found by its name or path; DataError if it is not the same any more."""
-        triples = load_triples(self.config)
-        if triples.fingerprint() != self._about["fingerprint"]:
-            raise DataError(f"{self.config.data} is not the data that {self.folder} was trained on")
-        return triples
-
-    @cached_property
-    def _about(self) -> dict[str, Any]:
-        path = self.folder / "run.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
 
     # ------------------------------------------------------------------------------------------------ queries
 
@@ -213,14 +153,18 @@ class Run:
         return self.predictor
 
 
-def load_triples(config: TrainConfig) -> Triples:
+def load_triples(config: TrainConfig, data: Triples | Closure | None = None) -> Triples:
     """The graph that a configuration names; one without valid and test splits is split 90 : 5 : 5 by the seed.
 
-    Where train would lose an entity or a relation by that, as in a tree, nothing is held out.
+    Where train would lose an entity or a relation by that, as in a tree, nothing is held out. data: what
+    `load(config.data)` gave, if it was called before.
     """
-    data = load(config.data)
+    data = load(config.data) if data is None else data
     if not isinstance(data, Triples):
-        raise DataError(f"{config.data} holds pairs, not triples (head, relation, tail)")
+        raise DataError(
+            f"{config.data} holds pairs, not triples (head, relation, tail); a hierarchy is trained with "
+            "--task hierarchy"
+        )
     if len(data.valid) or len(data.test):
         return data
     try:

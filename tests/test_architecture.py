@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import networkx as nx
+import pytest
 
 PACKAGE = Path(__file__).parent.parent / "geoembed"
 FLOORS = {
-    0: {"errors", "numerics", "files", "config", "schedules", "pointsets", "distance"},
+    0: {"errors", "numerics", "files", "config", "settings", "schedules", "pointsets", "distance"},
     1: {"manifolds", "distances", "optim"},
     2: {"data", "losses", "models"},
     3: {
@@ -29,6 +30,7 @@ FLOORS = {
         "reconstruction",
     },
     4: {
+        "run_folder",
         "runs",
         "jobs",
         "prediction",
@@ -40,6 +42,10 @@ FLOORS = {
         "drawing",
         "heatmap",
         "plotting",
+        "tilings",
+        "hierarchy_runs",
+        "hierarchy_jobs",
+        "hierarchy_picture",
         "cli",
         "__main__",
         "__init__",
@@ -94,10 +100,11 @@ def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "--task", "hierarchy", "--help"]])
+def test_help_imports_nothing_heavy(words):
     code = (
         "import sys\nfrom geoembed.cli import main\n"
-        "try:\n    main(['train', '--help'])\nexcept SystemExit:\n    pass\n"
+        f"try:\n    main({words})\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('torch', 'numpy', 'ot', 'matplotlib', 'geoopt') if m in sys.modules])"
     )
     assert run_python(code).splitlines()[-1] == "[]"

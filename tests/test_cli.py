@@ -226,7 +226,7 @@ def test_settings_from_toml_and_flags(tmp_path):
     config = Run.open(tmp_path / "run").config
     assert (config.dim, config.epochs, config.lr, config.manifold) == (5, 2, 1.0, "lorentz")
     assert Run.open(tmp_path / "run").model.manifold.c.item() != 1.0
-    assert tomllib.loads(config.to_toml()) == vars(config)
+    assert tomllib.loads(config.to_toml()) == {"task": "graph"} | vars(config)
 
 
 def test_recipes(tmp_path, monkeypatch, capsys):
@@ -259,7 +259,8 @@ def test_resume_takes_no_settings(run_folder, capsys):
 def test_packaged_recipes_are_settings():
     for name, path in settings.recipes().items():
         assert path.read_text(encoding="utf-8").startswith("# "), name
-        TrainConfig.load(path)
+        task = tomllib.loads(path.read_text(encoding="utf-8")).get("task", "graph")
+        settings.TASKS[task].load(path)
 
 
 def test_interrupted_train_is_resumed_to_the_same_weights(tmp_path, monkeypatch, capsys):
@@ -336,7 +337,7 @@ def test_bad_toml(tmp_path, capsys):
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"a\tb\n", "closure|pairs|columns"),
+        (b"a\n", "tree.tsv:1"),
         (b"a\tr\tb\na\tr\n", "tree.tsv:2"),
         (b"a\tr\tb\n\xff\tr\tb\n", "tree.tsv:2"),
     ],

@@ -5,7 +5,16 @@ import tomllib
 
 import pytest
 
-from geoembed.config import MANIFOLDS, MODELS, NEGATIVE_MODES, ON_A_MANIFOLD, PAIRED, TrainConfig
+from geoembed.config import (
+    MANIFOLDS,
+    MODELS,
+    NEGATIVE_MODES,
+    ON_A_MANIFOLD,
+    PAIRED,
+    TASKS,
+    HierarchyConfig,
+    TrainConfig,
+)
 from geoembed.errors import DataError, DomainError, UnknownNameError
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -255,7 +264,7 @@ def test_toml_round_trip_of_each_setting(tmp_path, name):
     path = tmp_path / "config.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
     assert TrainConfig.load(path) == config
-    assert tomllib.loads(config.to_toml()) == vars(config)
+    assert tomllib.loads(config.to_toml()) == {"task": "graph"} | vars(config)
 
 
 def test_toml_of_small_and_large_numbers():
@@ -287,3 +296,39 @@ def test_bad_files(tmp_path):
     path.write_text("optimiser = 'sgd'\n")
     with pytest.raises(UnknownNameError, match=r"unknown setting 'optimiser'\. Did you mean 'optimizer'"):
         TrainConfig.load(path)
+
+
+# ------------------------------------------------------------------------------------------------------ hierarchies
+
+
+def test_hierarchies_to_toml_and_back(tmp_path):
+    config = HierarchyConfig(data="käfer.tsv", manifold="htiling", dim=2, limbs=3, lr=1e-30, hold_out=0.25, patience=4)
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    assert HierarchyConfig.load(path) == config
+    assert tomllib.loads(config.to_toml()) == {"task": "hierarchy"} | vars(config)
+
+
+def test_settings_of_another_task():
+    with pytest.raises(DomainError, match="expected settings of the task graph, got some of the task 'hierarchy'"):
+        TrainConfig.from_mapping({"task": "hierarchy", "dim": 3})
+    with pytest.raises(UnknownNameError, match=r"unknown setting 'hold_ou'\. Did you mean 'hold_out'"):
+        HierarchyConfig.from_mapping({"hold_ou": 0.1})
+    assert TrainConfig.from_mapping({"task": "graph"}) == TrainConfig()
+
+
+def test_settings_of_one_name_have_one_type():
+    """The command line takes a flag before it knows the task."""
+    graph, hierarchy = (config.fields() for config in TASKS.values())
+    for name in graph.keys() & hierarchy.keys():
+        assert type(graph[name].default) is type(hierarchy[name].default), name
+
+
+def test_choices_of_hierarchies_are_those_of_the_library():
+    from geoembed.hierarchy import SPACES
+    from geoembed.optim import OPTIMIZERS
+    from geoembed.schedules import SCHEDULES
+
+    fields = HierarchyConfig.fields()
+    for name, table in (("manifold", SPACES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        assert set(fields[name].metadata["choices"]) == set(table)

@@ -10,7 +10,7 @@ import torch
 
 from geoembed.data import Closure, load
 from geoembed.errors import CheckpointError, DataError, DataWarning, DomainError, ShapeError, UnknownNameError
-from geoembed.hierarchy import HierarchyConfig, HierarchyTask, train_hierarchy
+from geoembed.hierarchy import SPACES, HierarchyConfig, HierarchyTask, train_hierarchy
 from geoembed.losses.hierarchy import ranking
 from geoembed.manifolds import MANIFOLDS, Euclidean, Lorentz, Product
 from geoembed.reconstruction import reconstruct
@@ -196,7 +196,7 @@ def test_draw():
 QUICK = HierarchyConfig(dim=3, epochs=60, batch_size=10, negatives=20, lr=0.1, burn_in=2)
 
 
-@pytest.mark.parametrize("name", MANIFOLDS)
+@pytest.mark.parametrize("name", SPACES)
 def test_every_manifold_learns(name):
     closure = binary()
     result = train_hierarchy(closure, dataclasses.replace(QUICK, manifold=name), progress=False)
@@ -258,19 +258,21 @@ def test_resume(tmp_path):
         module.fit = fit
     assert torch.equal(resumed.points, whole)
     assert [record["epoch"] for record in resumed.fitted.history] == list(range(1, 9))
+    assert [record["lr"] for record in resumed.fitted.history[:4]] == [QUICK.lr * QUICK.burn_in_factor] * 4
+    assert resumed.fitted.history[6]["lr"] > resumed.fitted.history[4]["lr"] > 0
     with pytest.raises(CheckpointError, match="settings"):
         train_hierarchy(closure, dataclasses.replace(config, batch_size=5), tmp_path, progress=False)
 
 
 def test_validation_keeps_the_best_points():
-    closure, quick = binary(), dataclasses.replace(QUICK, epochs=20)
+    closure, quick = binary(), dataclasses.replace(QUICK, epochs=20, validate_every=4)
     scores = []
 
     def score(points, manifold):
         scores.append((reconstruct(points, manifold, closure).metrics()["map"], points.clone()))
         return -abs(len(scores) - 3)  # the third is the best
 
-    result = train_hierarchy(closure, quick, validate=score, validate_every=4, progress=False)
+    result = train_hierarchy(closure, quick, validate=score, progress=False)
     assert len(scores) == 5
     assert result.fitted.best_epoch == 12
     assert torch.equal(result.points, scores[2][1])
@@ -305,6 +307,8 @@ def test_steps_are_held():
         ({"burn_in": 7, "epochs": 7}, DomainError, "burn_in must leave some of the 7 epochs"),
         ({"negatives": 0}, DomainError, "negatives"),
         ({"epochs": 0}, DomainError, "epochs"),
+        ({"hold_out": 1.0}, DomainError, "hold_out is a share of the pairs, below 1"),
+        ({"limbs": 0}, DomainError, "limbs must be a finite number of at least 1"),
     ],
 )
 def test_bad_settings(values, error, message):
@@ -323,6 +327,35 @@ def test_bad_input():
     config = dataclasses.replace(QUICK, lr=1e200, max_step=0.0, epochs=9)
     with pytest.raises(DomainError, match="the loss became nan"):
         train_hierarchy(binary(), config, progress=False)
+
+
+def test_a_gradient_of_nan_moves_no_point():
+    closure, seen = binary(), []
+
+    class Broken(Lorentz):
+        """Distances that are right, with gradients that are not."""
+
+        def cdist(self, x, y):
+            d = super().cdist(x, y)
+            if len(seen) == 9:
+                d.register_hook(lambda grad: grad * math.nan)
+            return d
+
+    class Watched(HierarchyTask):
+        def step(self, batch):
+            seen.append(self.points.detach().clone())
+            return super().step(batch)
+
+    import geoembed.hierarchy as module
+
+    module.HierarchyTask = Watched
+    try:
+        with pytest.raises(DomainError, match=r"the gradient of \d+ of \d+ points is NaN or infinite, the first is"):
+            train_hierarchy(closure, dataclasses.replace(QUICK, max_step=0.0), manifold=Broken(), progress=False)
+    finally:
+        module.HierarchyTask = HierarchyTask
+    assert len(seen) == 9
+    assert seen[-1].isfinite().all()
 
 
 def test_two_nodes():

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from geoembed.cli.parser import build_parser
+from geoembed.cli.parser import build_parser, named_task
 from geoembed.errors import GeoEmbedError, UnknownNameError
 
 __all__ = ["main"]
@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 1 an error that the user can mend, 130 an interruption."""
-    args, rest = build_parser().parse_known_args(argv)
+    args, rest = build_parser(named_task(argv)).parse_known_args(argv)
     try:
         if rest:
             _unknown(args, rest)

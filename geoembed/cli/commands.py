@@ -1,39 +1,14 @@
 """What the commands do. Heavy imports wait until a command runs."""
 
 import argparse
-import contextlib
-import dataclasses
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from geoembed import config
-from geoembed.config import TrainConfig
-from geoembed.errors import UnknownNameError
+from geoembed.cli.training import threads
 
-__all__ = ["classify", "data", "evaluate", "export", "plot", "query", "recipes", "report", "score", "search", "train"]
-
-
-def train(args: argparse.Namespace) -> None:
-    if args.threads < 1:
-        args.parser.error(f"--threads must be at least 1, got {args.threads}")
-    if args.resume is not None:
-        from geoembed.runs import Run
-
-        _refuse_settings(args)
-        settings, folder = Run.open(args.resume).config, args.resume
-    else:
-        settings, folder = _settings(args), args.output
-    from geoembed import jobs
-
-    try:
-        with _threads(args.threads):
-            jobs.train(settings, folder, baseline=not args.no_baseline, picture=not args.no_picture)
-    except KeyboardInterrupt:
-        where = folder or "the run folder above"
-        print(f"\nstopped and saved. Go on with: geoembed train --resume {where}", file=sys.stderr)
-        raise
+__all__ = ["classify", "data", "evaluate", "export", "plot", "query", "recipes", "report", "score", "search"]
 
 
 def search(args: argparse.Namespace) -> None:
@@ -44,58 +19,34 @@ def search(args: argparse.Namespace) -> None:
 
     options = {"trials": args.trials, "minutes": args.minutes, "seed": args.seed, "resume": args.resume}
     try:
-        with _threads(1):
+        with threads(1):
             search.search(space, args.output, **options)
     except KeyboardInterrupt:
         print("\nstopped; finished trials are kept. Go on with the same command and --resume", file=sys.stderr)
         raise
 
 
-@contextlib.contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """So many CPU threads within the block."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _settings(args: argparse.Namespace) -> TrainConfig:
-    """Those of the recipe or the file, with those of the flags over them."""
-    values: dict[str, Any] = {}
-    if args.recipe is not None:
-        known = config.recipes()
-        if args.recipe not in known:
-            raise UnknownNameError("recipe", args.recipe, known)
-        values = config.read_toml(known[args.recipe])
-    elif args.config is not None:
-        values = config.read_toml(args.config)
-    settings = TrainConfig.from_mapping(values | _given(args))
-    if os.path.exists(settings.data) and os.sep in settings.data:
-        return settings.replace(data=os.path.abspath(settings.data))
-    return settings
-
-
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
-def _refuse_settings(args: argparse.Namespace) -> None:
-    given = _given(args)
-    if given or args.output:
-        args.parser.error(f"--resume takes its settings from the run; drop {', '.join(given) or '-o'}")
+def _graph_only(args: argparse.Namespace, **defaults: Any) -> None:
+    """Refuse what a run of a hierarchy has not."""
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            shown = name.upper() if name in ("relation", "tail") else "--" + name.replace("_", "-")
+            args.parser.error(f"{shown} is for runs of a graph; {args.folder} holds a hierarchy")
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from geoembed import jobs
-    from geoembed.runs import Run
+    from geoembed.hierarchy_runs import HierarchyRun, open_run
 
-    run, options = Run.open(args.folder), {"exclude_query_entity": args.exclude_query_entity, "progress": True}
+    run = open_run(args.folder)
+    if isinstance(run, HierarchyRun):
+        from geoembed import hierarchy_jobs
+
+        _graph_only(args, split="test", per_relation=False, exclude_query_entity=False)
+        print(hierarchy_jobs.summary(hierarchy_jobs.evaluate_run(run, sample=args.sample, seed=args.seed)))
+        return
+    from geoembed import jobs
+
+    options = {"exclude_query_entity": args.exclude_query_entity, "progress": True}
     if args.sample is None:
         result = jobs.evaluate_run(run, args.split, **options)
         print(jobs.table(result.by_side()))
@@ -144,7 +95,7 @@ def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def query(args: argparse.Namespace) -> None:
-    from geoembed.runs import Run
+    from geoembed.hierarchy_runs import HierarchyRun, open_run
 
     if args.k < 1:
         args.parser.error(f"-k must be at least 1, got {args.k}")
@@ -152,7 +103,12 @@ def query(args: argparse.Namespace) -> None:
         args.parser.error("--to TAIL asks for the relations; drop RELATION and --inverse")
     if args.new and (args.tail is not None or (args.to is None and args.relation is None)):
         args.parser.error("--new goes with a question: ENTITY RELATION or ENTITY --to TAIL")
-    run, name, relation = Run.open(args.folder), args.entity, args.relation
+    run, name, relation = open_run(args.folder), args.entity, args.relation
+    if isinstance(run, HierarchyRun):
+        _graph_only(args, relation=None, tail=None, inverse=False, to=None, new=False)
+        _print_answers(f" distance  nearest to {name}", run.neighbours(name, args.k))
+        _print_answers(f"\n distance  nearest of those closer to the origin than {name}", run.ancestors(name, args.k))
+        return
     if args.to is not None:
         answers = run.relations_between(name, args.to, args.k, exclude_known=args.new)
         title = f"  P(true)  {name} ? {args.to}"
@@ -166,6 +122,10 @@ def query(args: argparse.Namespace) -> None:
         probability, rank = run.probability(name, relation, args.tail)
         print(f"P({name} {relation} {args.tail}) = {probability:.4f}, rank {rank:.10g} of {len(run.entities)}")
         return
+    _print_answers(title, answers)
+
+
+def _print_answers(title: str, answers: Iterable[Any]) -> None:
     print(title)
     for answer in answers:
         print(f"{answer.value:9.4f}  {answer.name}{f'  ({answer.known})' if answer.known else ''}")
@@ -189,17 +149,27 @@ def score(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     from geoembed import export
-    from geoembed.runs import Run
+    from geoembed.hierarchy_runs import open_run
 
-    export.export(Run.open(args.folder), args.output, args.format)
+    export.export(open_run(args.folder), args.output, args.format)
     print(args.output)
 
 
 def plot(args: argparse.Namespace) -> None:
-    from geoembed import jobs
-    from geoembed.runs import Run
+    from geoembed.hierarchy_runs import HierarchyRun, open_run
 
-    print(jobs.plot_run(Run.open(args.folder), path=args.output, labels=args.labels))
+    run = open_run(args.folder)
+    if isinstance(run, HierarchyRun):
+        from geoembed import hierarchy_jobs
+
+        for path in hierarchy_jobs.plot_run(run, path=args.output, labels=args.labels, tiling=args.tiling):
+            print(path)
+        return
+    from geoembed import jobs
+
+    if args.tiling is not None:
+        args.parser.error(f"--tiling is for runs of a hierarchy; {args.folder} holds a graph")
+    print(jobs.plot_run(run, path=args.output, labels=args.labels))
 
 
 def report(args: argparse.Namespace) -> None:

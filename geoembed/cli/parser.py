@@ -2,17 +2,29 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from geoembed.cli import commands, distances
-from geoembed.config import TrainConfig
+from geoembed.cli import commands, distances, training
+from geoembed.config import TASKS
 
-__all__ = ["build_parser"]
+__all__ = ["build_parser", "named_task"]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of `geoembed`; the arguments that it returns hold the command as `run`."""
+def named_task(argv: Sequence[str] | None) -> str | None:
+    """The task that --task names, wherever it stands among the words: the flags of `train` depend on it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task", nargs="?")
+    task = parser.parse_known_args(argv)[0].task
+    return task if task in TASKS else None
+
+
+def build_parser(task: str | None = None) -> argparse.ArgumentParser:
+    """The parser of `geoembed`; the arguments that it returns hold the command as `run`.
+
+    task: only its settings are flags of `train`. Without one those of all tasks are, as the data may decide on the
+    task, but help shows those of a graph.
+    """
     parser = argparse.ArgumentParser(
         prog="geoembed", description="Geometric embeddings: hyperbolic spaces, distances, graph embedding."
     )
@@ -23,10 +35,10 @@ def build_parser() -> argparse.ArgumentParser:
         new.set_defaults(run=run, parser=new)
         return new
 
-    _train(command("train", commands.train, "embed a graph of triples, evaluate it, draw it"))
+    _train(command("train", training.train, "embed a graph of triples or a hierarchy, evaluate it, draw it"), task)
     _evaluate(command("evaluate", commands.evaluate, "rank a split with a trained run"))
     _classify(command("classify", commands.classify, "tell the triples of a split from false ones with a trained run"))
-    _query(command("query", commands.query, "nearest entities, answers to a question, or the probability of a triple"))
+    _query(command("query", commands.query, "what is nearest, answers to a question, or the probability of a triple"))
     _score(command("score", commands.score, "probabilities of the triples in a file, and ranks of their tails"))
     _export(command("export", commands.export, "write the embedding of a run for another program"))
     _plot(command("plot", commands.plot, "draw the Poincare disk of a run"))
@@ -39,8 +51,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="?", help="a shipped set, a folder with train/valid/test files, or one file")
+def _train(parser: argparse.ArgumentParser, task: str | None) -> None:
+    parser.add_argument(
+        "data",
+        nargs="?",
+        help="a shipped set, a folder with train/valid/test files, or one file; of triples, or pairs child<TAB>parent",
+    )
+    parser.add_argument(
+        "--task", choices=tuple(TASKS), help="by default that of the data: graph for triples, hierarchy for pairs"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="RUN", help="run folder; by default the next free in runs/"
     )
@@ -48,20 +67,29 @@ def _train(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--recipe", metavar="NAME", help="settings that come with the package; flags override them")
     start.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; flags override it")
     start.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
-    parser.add_argument("--no-baseline", action="store_true", help="skip the Euclidean MuRE of the same size")
-    parser.add_argument("--no-picture", action="store_true", help="skip disk.png")
+    if task != "hierarchy":
+        parser.add_argument("--no-baseline", action="store_true", help="skip the Euclidean MuRE of the same size")
+    parser.add_argument("--no-picture", action="store_true", help="skip the pictures")
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1; batches are too small to share)"
     )
-    settings = parser.add_argument_group("settings")
-    for field in dataclasses.fields(TrainConfig):
-        if field.name != "data":
+    shown = TASKS[task or "graph"].fields()
+    title = (
+        f"settings of a {task}" if task else "settings of a graph (for those of a hierarchy: --task hierarchy --help)"
+    )
+    settings = parser.add_argument_group(title)
+    for name, field in shown.items():
+        if name != "data":
             _add_setting(settings, field)
+    if task is None:
+        for name, field in TASKS["hierarchy"].fields().items():
+            if name not in shown:
+                _add_setting(settings, field, hidden=True)
 
 
-def _add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field) -> None:
+def _add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field, hidden: bool = False) -> None:
     flag, default, choices = "--" + field.name.replace("_", "-"), field.default, field.metadata["choices"]
-    text = f"{field.metadata['help']} (default: {default})"
+    text = argparse.SUPPRESS if hidden else f"{field.metadata['help']} (default: {default})"
     if isinstance(default, bool):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
@@ -97,7 +125,7 @@ def _classify(parser: argparse.ArgumentParser) -> None:
 
 def _query(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("entity")
+    parser.add_argument("entity", help="an entity, or a node of a hierarchy: what is nearest, and what is above it")
     parser.add_argument("relation", nargs="?", help="answer (ENTITY, RELATION, ?)")
     parser.add_argument("tail", nargs="?", help="probability and rank of (ENTITY, RELATION, TAIL)")
     parser.add_argument("--inverse", action="store_true", help="answer (?, RELATION, ENTITY)")
@@ -122,6 +150,9 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="PNG, SVG or PDF; by default RUN/disk.png")
     parser.add_argument("--labels", type=int, default=40, help="at most so many names")
+    parser.add_argument(
+        "--tiling", choices=("htiling", "ltiling"), help="draw the cells of a tiling under a hierarchy in the plane"
+    )
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
