@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geoembed.classification import classify
+    from geoembed.codec import load_points, save_points
     from geoembed.config import HierarchyConfig, TrainConfig
-    from geoembed.data import Closure, Triples, load
+    from geoembed.data import Closure, Triples, load, load_labelled
     from geoembed.distance import Distance, Power, ProductDistance, Scaled, Symmetrised, pairwise_blocks
     from geoembed.errors import GeoEmbedError
     from geoembed.evaluation import evaluate
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from geoembed.jobs import train
     from geoembed.pairwise import pairwise_matrix
     from geoembed.pointsets import PointSets
+    from geoembed.quality.ranks import retrieval_metrics
     from geoembed.reconstruction import reconstruct
+    from geoembed.retrieval import Neighbors
     from geoembed.runs import Run
     from geoembed.sampled_evaluation import evaluate_sampled
     from geoembed.training import fit
@@ -28,6 +31,7 @@ _HOME = {
     "GeoEmbedError": "errors",
     "HierarchyConfig": "config",
     "HierarchyRun": "hierarchy_runs",
+    "Neighbors": "retrieval",
     "PointSets": "pointsets",
     "Power": "distance",
     "ProductDistance": "distance",
@@ -41,10 +45,14 @@ _HOME = {
     "evaluate_sampled": "sampled_evaluation",
     "fit": "training",
     "load": "data",
+    "load_labelled": "data",
+    "load_points": "codec",
     "pairwise_blocks": "distance",
     "pairwise_matrix": "pairwise",
     "plot_hierarchy": "hierarchy_picture",
     "reconstruct": "reconstruction",
+    "retrieval_metrics": "quality.ranks",
+    "save_points": "codec",
     "train": "jobs",
     "train_hierarchy": "hierarchy",
 }
@@ -62,6 +70,7 @@ _PACKAGES = (
     "numerics",
     "optim",
     "plotting",
+    "quality",
     "search",
 )
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import geoopt
 import torch
 from torch import Tensor, nn
 
@@ -86,6 +87,11 @@ class Distance(nn.Module):
             return self, x, y
         u = self.embed(x)
         return Norm(self.embed_p), u, u if y is x else self.embed(y)
+
+    @property
+    def space(self) -> geoopt.Manifold | None:
+        """The manifold that items must lie on, for proxies and centres to live there too; None is a flat space."""
+        return None
 
     @property
     def broadcasts(self) -> bool:
@@ -190,6 +196,10 @@ class Power(Distance):
         self.is_metric = distance.is_metric and p <= 1
         self.upper_bound = distance.upper_bound**p
 
+    @property
+    def space(self) -> geoopt.Manifold | None:
+        return self.distance.space
+
     def _power(self, d: Tensor) -> Tensor:
         if self.p == 2:
             return d * d
@@ -217,6 +227,10 @@ class Scaled(Distance):
         self.event_dim, self.symmetric, self.is_metric = distance.event_dim, distance.symmetric, distance.is_metric
         self.upper_bound, self.embed_p = distance.upper_bound * scale, distance.embed_p
 
+    @property
+    def space(self) -> geoopt.Manifold | None:
+        return self.distance.space
+
     def embed(self, x: Items) -> Tensor:
         return self.scale * self.distance.embed(x)
 
@@ -238,6 +252,10 @@ class Symmetrised(Distance):
         self.distance = distance
         self.event_dim, self.is_metric = distance.event_dim, distance.is_metric
         self.upper_bound = distance.upper_bound
+
+    @property
+    def space(self) -> geoopt.Manifold | None:
+        return self.distance.space
 
     def _forward(self, x: Items, y: Items) -> Tensor:
         return (self.distance._forward(x, y) + self.distance._forward(y, x)) / 2
@@ -266,6 +284,12 @@ class ProductDistance(Distance):
         self.symmetric = all(distance.symmetric for distance, _ in parts)
         self.is_metric = all(distance.is_metric for distance, _ in parts)
         self.upper_bound = math.hypot(*(distance.upper_bound for distance, _ in parts))
+
+    @property
+    def space(self) -> geoopt.Manifold | None:
+        if any(distance.space is not None for distance in self.distances):
+            raise DomainError("ProductDistance: items of several spaces live on a Product; use Geodesic(Product(...))")
+        return None
 
     def _parts(self, x: Items, y: Items) -> Iterator[tuple[Any, Any, Any]]:
         return zip(self.distances, self._split(x), self._split(y), strict=True)

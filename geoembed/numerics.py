@@ -35,10 +35,26 @@ def norm(x: Tensor, keepdim: bool = False) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=keepdim)
 
 
+class _SafeSqrt(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clamp(min=0).sqrt_()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (root,) = ctx.saved_tensors
+        return torch.where(root > 0, grad / (2 * root), 0.0)
+
+
 def safe_sqrt(x: Tensor) -> Tensor:
-    """sqrt(x) for x >= 0 with gradient zero, not infinity, at x = 0. x: any shape."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), x * 0.0)
+    """sqrt(x), 0 for x <= 0, with gradient zero, not infinity, at x = 0. x: any shape."""
+    return _SafeSqrt.apply(x)
 
 
 # Multiples of 1 / _GRID below 1 have squares that fit the mantissa exactly.
@@ -157,7 +173,8 @@ def _recompute(part: Tensor, near: Tensor, x: Tensor, y: Tensor) -> None:
     """Overwrite the entries of `part` marked `near` by |x_i - y_j|^2 taken from the differences."""
     where = near.nonzero()
     if where.shape[0] * 8 > part.numel():  # mostly near: the plain loop is faster than gathering
-        part.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
+        wide = torch.promote_types(x.dtype, torch.float32)  # cdist has no half precision
+        part.copy_(torch.cdist(x.to(wide), y.to(wide), compute_mode="donot_use_mm_for_euclid_dist").square_())
         return
     for pairs in where.split(max(1, 4 * _CACHED // x.shape[-1])):
         *batch, i, j = pairs.unbind(-1)

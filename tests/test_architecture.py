@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "geoembed"
 FLOORS = {
-    0: {"errors", "numerics", "files", "config", "settings", "schedules", "pointsets", "distance"},
+    0: {"errors", "numerics", "files", "config", "settings", "schedules", "pointsets", "distance", "blocks"},
     1: {"manifolds", "distances", "optim"},
     2: {"data", "losses", "models"},
     3: {
@@ -28,6 +28,13 @@ FLOORS = {
         "flows",
         "hierarchy",
         "reconstruction",
+        "neighbourhoods",
+        "combinatorial",
+        "quality",
+        "retrieval",
+        "codec",
+        "codec_cells",
+        "entailment",
     },
     4: {
         "run_folder",
@@ -46,6 +53,8 @@ FLOORS = {
         "hierarchy_runs",
         "hierarchy_jobs",
         "hierarchy_picture",
+        "compare",
+        "interop",
         "cli",
         "__main__",
         "__init__",

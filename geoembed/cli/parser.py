@@ -5,7 +5,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from geoembed.cli import commands, distances, training
+from geoembed.cli import commands, comparison, distances, training
+from geoembed.compare.settings import CompareConfig
 from geoembed.config import TASKS
 
 __all__ = ["build_parser", "named_task"]
@@ -46,6 +47,7 @@ def build_parser(task: str | None = None) -> argparse.ArgumentParser:
     _search(command("search", commands.search, "look for the settings with the best validation MRR"))
     _distance(command("distance", distances.distance, "the distance between two point sets"))
     _pairwise(command("pairwise", distances.pairwise, "the matrix of distances between many point sets"))
+    _compare(command("compare", comparison.compare, "losses times distances on one recipe: did another distance help?"))
     command("recipes", commands.recipes, "list the settings that come with the package")
     command("data", commands.data, "list the data sets that can be found by name")
     return parser
@@ -196,3 +198,20 @@ def _pairwise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: this one alone)")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     _add_metric(parser)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", nargs="?", help="digits (default), omniglot, clinc150, an .npz file or a folder of sets"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="results and tables; by default the next free in runs/"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; flags override it")
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a comparison, or add to it")
+    parser.add_argument("--metric", default="map@r", choices=("map@r", "r-precision", "p@1"), help="of the table")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
+    settings = parser.add_argument_group("settings")
+    for name, field in CompareConfig.fields().items():
+        if name != "data":
+            _add_setting(settings, field)

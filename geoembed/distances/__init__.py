@@ -1,6 +1,8 @@
 """Distances between vectors and between point sets; each is a `geoembed.Distance`."""
 
 from geoembed.distances.cloud_trees import clustering_tree, partition_tree
+from geoembed.distances.cones import EntailmentCone
+from geoembed.distances.curvilinear import Curvilinear
 from geoembed.distances.generalized import Circular, DefiningFunction, GeneralizedSlicedWasserstein, Network
 from geoembed.distances.geodesic import Geodesic
 from geoembed.distances.gromov import GromovWasserstein, RotationInvariantSlicedGromovWasserstein
@@ -29,7 +31,9 @@ from geoembed.distances.sliced_gromov import (
     InnerSlicedGromovWasserstein,
     SlicedGromovWasserstein,
 )
+from geoembed.distances.slices import SlicedEmbedding
 from geoembed.distances.slicing import Sliced, Slices
+from geoembed.distances.snr import SNR
 from geoembed.distances.sobolev import SobolevTransport
 from geoembed.distances.transport import Wasserstein
 from geoembed.distances.transport1d import transport_1d
@@ -40,10 +44,12 @@ DISTANCES = {
     "chamfer": Chamfer,
     "control-variate-sliced-wasserstein": ControlVariateSlicedWasserstein,
     "cosine": Cosine,
+    "curvilinear": Curvilinear,
     "cyclic-sliced-gromov-wasserstein": CyclicSlicedGromovWasserstein,
     "db-tree-sliced-wasserstein": DbTreeSlicedWasserstein,
     "energy": EnergyDistance,
     "energy-sliced-wasserstein": EnergySlicedWasserstein,
+    "entailment-cone": EntailmentCone,
     "euclidean": Euclidean,
     "generalized-sliced-wasserstein": GeneralizedSlicedWasserstein,
     "geodesic": Geodesic,
@@ -63,6 +69,7 @@ DISTANCES = {
     "sinkhorn": SinkhornDivergence,
     "sliced-gromov-wasserstein": SlicedGromovWasserstein,
     "sliced-wasserstein": SlicedWasserstein,
+    "snr": SNR,
     "sobolev": SobolevTransport,
     "tree-sliced-lines": TreeSlicedLines,
     "tree-sliced-wasserstein": TreeSlicedWasserstein,
@@ -74,15 +81,18 @@ DISTANCES = {
 __all__ = [
     "DISTANCES",
     "MMD",
+    "SNR",
     "Chamfer",
     "Circular",
     "ControlVariateSlicedWasserstein",
     "Cosine",
+    "Curvilinear",
     "CyclicSlicedGromovWasserstein",
     "DbTreeSlicedWasserstein",
     "DefiningFunction",
     "EnergyDistance",
     "EnergySlicedWasserstein",
+    "EntailmentCone",
     "Euclidean",
     "GeneralizedSlicedWasserstein",
     "Geodesic",
@@ -106,6 +116,7 @@ __all__ = [
     "SetMin",
     "SinkhornDivergence",
     "Sliced",
+    "SlicedEmbedding",
     "SlicedGromovWasserstein",
     "SlicedWasserstein",
     "Slices",

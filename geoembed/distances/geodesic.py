@@ -23,6 +23,10 @@ class Geodesic(Distance):
         self.manifold = manifold
         self.event_dim = manifold.ndim
 
+    @property
+    def space(self) -> geoopt.Manifold:
+        return self.manifold
+
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.manifold.dist(x, y)
 

@@ -1,4 +1,4 @@
-"""The loss of hierarchies: of each node's ancestors against nodes that are none.
+"""Losses of hierarchies: of each node's ancestors against nodes that are none.
 
 For a pair (u, v) of a node and an ancestor, negatives N(u) that are not above u, and a distance scale s > 0,
 
@@ -8,8 +8,13 @@ For a pair (u, v) of a node and an ancestor, negatives N(u) that are not above u
 All ancestors of a node share its sum over the negatives, which is taken once. A small s lets far negatives push still,
 so that points find their places; it is an inverse temperature, and the radius an embedding needs grows as 1 / s.
 
-Reference: Nickel, Kiela, "Poincare embeddings for learning hierarchical representations", NeurIPS 2017,
-arXiv:1705.08039, equation 6 (s = 1).
+With E the angle by which u lies outside the cone of v (`EntailmentCone`), which should be 0 for ancestors,
+
+    cones      E(v, u) + sum_{v' in N(u)} [margin - E(v', u)]_+
+
+References: Nickel, Kiela, "Poincare embeddings for learning hierarchical representations", NeurIPS 2017,
+arXiv:1705.08039, equation 6 (s = 1); Ganea, Becigneul, Hofmann, "Hyperbolic entailment cones for learning hierarchical
+embeddings", ICML 2018, arXiv:1804.01882, equation 32.
 """
 
 import torch.nn.functional as F
@@ -17,7 +22,7 @@ from torch import Tensor
 
 from geoembed.losses.links import LEFT_OUT
 
-__all__ = ["ranking"]
+__all__ = ["cones", "ranking"]
 
 
 def ranking(positive: Tensor, negative: Tensor, rows: Tensor, left_out: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -28,3 +33,9 @@ def ranking(positive: Tensor, negative: Tensor, rows: Tensor, left_out: Tensor, 
     """
     total = (negative * -scale).masked_fill(left_out, LEFT_OUT).logsumexp(-1)
     return F.softplus(scale * positive + total[rows])
+
+
+def cones(positive: Tensor, negative: Tensor, rows: Tensor, left_out: Tensor, *, margin: float = 0.01) -> Tensor:
+    """Max-margin loss of entailment cones. Angles E in, radians; shapes and what comes out as in `ranking`."""
+    total = (margin - negative).relu().masked_fill(left_out, 0.0).sum(-1)
+    return positive + total[rows]

@@ -1,8 +1,9 @@
-"""Models of graphs: a query made of head and relation, compared with the tail (`base`)."""
+"""Models of graphs: a query made of head and relation, compared with the tail (`base`); encoders of labelled items."""
 
 from geoembed.models.base import GraphModel, Scored
 from geoembed.models.bilinear import RESCAL, ComplEx, DistMult, TuckER
 from geoembed.models.both import BothDirections
+from geoembed.models.encoders import MLP, ConvNet, HyperbolicHead, PointEncoder, SetEncoder
 from geoembed.models.isometries import AttE, AttH, RefE, RefH, RotE, RotH
 from geoembed.models.lorentz_linear import HyboNet
 from geoembed.models.multirelational import MultiRelational, MultiRelationalFull, MuRE, MuRP, MuRPFull
@@ -11,6 +12,7 @@ from geoembed.models.rotation import RotatE
 from geoembed.models.translation import TransE
 
 __all__ = [
+    "MLP",
     "MODELS",
     "PENALTIES",
     "RESCAL",
@@ -18,20 +20,24 @@ __all__ = [
     "AttH",
     "BothDirections",
     "ComplEx",
+    "ConvNet",
     "DistMult",
     "GraphModel",
     "HyboNet",
+    "HyperbolicHead",
     "MuRE",
     "MuRP",
     "MuRPFull",
     "MultiRelational",
     "MultiRelationalFull",
+    "PointEncoder",
     "RefE",
     "RefH",
     "RotE",
     "RotH",
     "RotatE",
     "Scored",
+    "SetEncoder",
     "TransE",
     "TuckER",
 ]

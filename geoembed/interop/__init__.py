@@ -1,0 +1,1 @@
+"""Ways in and out: scikit-learn, SciPy, pytorch-metric-learning, vector indices. Import the module you need."""
