@@ -74,7 +74,8 @@ class Distance(nn.Module):
 
     def _pairwise(self, x: Items, y: Items) -> Tensor:
         if self.embed_p is not None:
-            return _norm_pairwise(self.embed(x), self.embed(y), self.embed_p)
+            u = self.embed(x)
+            return _norm_pairwise(u, u if y is x else self.embed(y), self.embed_p)
         e = 0 if self.event_dim == 2 else self.event_dim  # PointSets.unsqueeze counts batch dimensions only
         return self._forward(x.unsqueeze(-e - 1), y.unsqueeze(-e - 2))
 

@@ -141,24 +141,31 @@ _CACHED = 1 << 18  # elements of the result worked on at a time, so that they st
 
 
 @torch.library.custom_op("geoembed::sqdist", mutates_args=())
-def _sqdist_op(x: Tensor, y: Tensor) -> Tensor:
+def _sqdist_op(x: Tensor, y: Tensor, same: bool) -> Tensor:
     out = x.new_empty(*x.shape[:-1], y.shape[-2])
     if out.numel() == 0 or x.shape[-1] == 0:
         return out.zero_()
     centre = _centre(y)
-    xc, yc = x - centre, y - centre
+    xc = x - centre
+    yc = xc if same else y - centre
     x2 = xc.square().sum(-1, keepdim=True)
-    y2 = yc.square().sum(-1, keepdim=True)
+    y2 = x2 if same else yc.square().sum(-1, keepdim=True)
     left = torch.cat([-2 * xc, x2, torch.ones_like(x2)], -1)
     right = torch.cat([yc, torch.ones_like(y2), y2], -1).mT
     near_x, near_y = _NEAR[x.dtype] * x2, _NEAR[x.dtype] * y2.mT
+    nearest = near_x.amax() + near_y.amax()
     rows = max(16, _CACHED * x.shape[-2] // out.numel())
     for start in range(0, x.shape[-2], rows):
         block = slice(start, start + rows)
         part = left[..., block, :] @ right
-        near = part - near_y < near_x[..., block, :]
-        if near.any():
-            _recompute(part, near, x[..., block, :], y)
+        if same:
+            part.diagonal(start, -2, -1)[..., : part.shape[-2]] = torch.inf
+        if not part.amin() > nearest:  # one look at the block, where none may be near; NaN looks closer
+            near = part - near_y < near_x[..., block, :]
+            if near.any():
+                _recompute(part, near, x[..., block, :], y)
+        if same:
+            part.diagonal(start, -2, -1)[..., : part.shape[-2]] = x2[..., block, 0] * 0  # NaN stays
         out[..., block, :] = part
     return out
 
@@ -182,17 +189,17 @@ def _recompute(part: Tensor, near: Tensor, x: Tensor, y: Tensor) -> None:
 
 
 @_sqdist_op.register_fake
-def _(x, y):
+def _(x, y, same):
     return x.new_empty(*x.shape[:-1], y.shape[-2])
 
 
 @_sqdist_op.register_vmap
-def _(info, in_dims, x, y):
+def _(info, in_dims, x, y, same):
     x, y = (
         t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
-        for t, dim in zip((x, y), in_dims, strict=True)
+        for t, dim in zip((x, y), in_dims[:2], strict=True)
     )
-    return _sqdist_op(x, y), 0
+    return _sqdist_op(x, y, same), 0
 
 
 class _Sqdist(torch.autograd.Function):
@@ -200,7 +207,7 @@ class _Sqdist(torch.autograd.Function):
 
     @staticmethod
     def forward(x, y):
-        return _sqdist_op(x, y)
+        return _sqdist_op(x, y, False)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -216,10 +223,31 @@ class _Sqdist(torch.autograd.Function):
         return grad_x, grad_y
 
 
+class _SelfSqdist(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return _sqdist_op(x, x, True)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        xc = x - _centre(x)
+        both = grad + grad.mT
+        return 2 * (both.sum(-1).unsqueeze(-1) * xc - both @ xc)
+
+
 def sqdist(x: Tensor, y: Tensor) -> Tensor:
     """Matrix of squared Euclidean distances |x_i - y_j|^2, exactly zero where x_i = y_j.
 
     x: (*B, n, d), y: (*B, m, d), batch dimensions broadcast -> (*B, n, m).
     """
+    if y is x:
+        return _SelfSqdist.apply(x)
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     return _Sqdist.apply(x.expand(*batch, *x.shape[-2:]), y.expand(*batch, *y.shape[-2:]))

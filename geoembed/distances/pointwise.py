@@ -50,19 +50,18 @@ class Cosine(Distance):
     upper_bound = 2.0
 
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
-        (u, zero_u), (v, zero_v) = _unit(x), _unit(y)
-        return ((u - v).square().sum(-1) + (zero_u != zero_v)) / 2
+        return (_unit(x) - _unit(y)).square().sum(-1) / 2
 
     def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        (u, zero_u), (v, zero_v) = _unit(x), _unit(y)
-        return (sqdist(u, v) + (zero_u.unsqueeze(-1) != zero_v.unsqueeze(-2))) / 2
+        u = _unit(x)
+        return sqdist(u, u if y is x else _unit(y)) / 2
 
 
-def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x / |x|, and where x = 0."""
+def _unit(x: Tensor) -> Tensor:
+    """x / |x|, and in a further coordinate 1 where x = 0, which is at a right angle to all others. -> (*B, d + 1)."""
     length = norm(x, keepdim=True)
     zero = length == 0
-    return x / torch.where(zero, 1.0, length), zero.squeeze(-1)
+    return torch.cat([x / torch.where(zero, 1.0, length), zero.to(x.dtype)], dim=-1)
 
 
 class NegativeInner(Distance):

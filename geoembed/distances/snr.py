@@ -40,7 +40,8 @@ class SNR(Distance):
         return ((v - u).square().sum(-1) / signal).to(x.dtype)
 
     def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        (u, signal), (v, _) = _centred(x), _centred(y)
+        u, signal = _centred(x)
+        v = u if y is x else _centred(y)[0]
         _check(x, signal)
         return (sqdist(u, v) / signal.unsqueeze(-1)).to(x.dtype)
 
