@@ -23,9 +23,10 @@ import json
 import lzma
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ from geoembed.files import atomic_write
 from geoembed.manifolds import HTiling
 from geoembed.manifolds.ltiling import LTiling
 
-__all__ = ["CodecReport", "decode", "encode", "load_points", "report", "save_points"]
+__all__ = ["CodecReport", "Decoded", "decode", "encode", "load_points", "report", "save_points"]
 
 MAGIC = b"geoembed points 1\n"
 MODELS: dict[str, Any] = {"HTiling": BoxCells, "LTiling": SquareCells}
@@ -44,11 +45,19 @@ MOST_BITS = {torch.float64: 48, torch.float32: 20}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
-def encode(points: Tensor, manifold: HTiling | LTiling, bits: int = 16) -> bytes:
+class Decoded(NamedTuple):
+    """What a file holds: points (n, k), their manifold, and a name a row if the file has names."""
+
+    points: Tensor
+    manifold: HTiling | LTiling
+    names: list[str] | None
+
+
+def encode(points: Tensor, manifold: HTiling | LTiling, bits: int = 16, names: Sequence[str] | None = None) -> bytes:
     """Points in a file's worth of bytes.
 
     points: (n, k) of `manifold`, float64 or float32. bits: digits of a coordinate within the cell, at most 48 in
-    float64 and 20 in float32.
+    float64 and 20 in float32. names: one a row, kept with the points.
 
     Raises ShapeError for other shapes and manifolds, DomainError for points off the manifold and for other `bits`.
     """
@@ -60,6 +69,8 @@ def encode(points: Tensor, manifold: HTiling | LTiling, bits: int = 16) -> bytes
         )
     if not 1 <= bits <= MOST_BITS[points.dtype]:
         raise DomainError(f"encode: bits must lie in 1 .. {MOST_BITS[points.dtype]} for {points.dtype}, got {bits}")
+    if names is not None and len(names) != len(points):
+        raise ShapeError(f"encode: {len(points)} points need as many names, got {len(names)}")
     points = points.detach().cpu()
     manifold.check(points)
     cells = MODELS[type(manifold).__name__](manifold, bits)
@@ -70,11 +81,13 @@ def encode(points: Tensor, manifold: HTiling | LTiling, bits: int = 16) -> bytes
     width = max(1, (len(rows) - 1).bit_length())
     if _size(ordered) + len(rows) * width / 8 < _size(kept):
         kept = ordered | {"order": (packed([(i, width) for i in order]), False)}
+    if names is not None:
+        kept = kept | {"names": (json.dumps(list(names), ensure_ascii=False).encode(), True)}
     return _file(_header(manifold, points, bits), kept)
 
 
-def decode(data: bytes) -> tuple[Tensor, HTiling | LTiling]:
-    """Inverse of `encode`: (points, manifold). Raises DataError for bytes that are not a whole file of this kind."""
+def decode(data: bytes) -> Decoded:
+    """Inverse of `encode`. Raises DataError for bytes that are not a whole file of this kind."""
     header, streams = _read(data)
     cells = MODELS[header["model"]]
     manifold = cells.manifold(header)
@@ -85,17 +98,23 @@ def decode(data: bytes) -> tuple[Tensor, HTiling | LTiling]:
         place = [int(reader[i * width : (i + 1) * width], 2) for i in range(header["rows"])]
         rows = [row for _, row in sorted(zip(place, rows, strict=True), key=lambda pair: pair[0])]
     points = cells(manifold, header["bits"]).points(rows, DTYPES[header["dtype"]])
-    return points, manifold
+    return Decoded(points, manifold, json.loads(streams["names"]) if "names" in streams else None)
 
 
-def save_points(path: str | os.PathLike[str], points: Tensor, manifold: HTiling | LTiling, bits: int = 16) -> None:
+def save_points(
+    path: str | os.PathLike[str],
+    points: Tensor,
+    manifold: HTiling | LTiling,
+    bits: int = 16,
+    names: Sequence[str] | None = None,
+) -> None:
     """`encode` to a file, which is there whole or not at all."""
-    data = encode(points, manifold, bits)
+    data = encode(points, manifold, bits, names)
     with atomic_write(path, "wb") as file:
         file.write(data)
 
 
-def load_points(path: str | os.PathLike[str]) -> tuple[Tensor, HTiling | LTiling]:
+def load_points(path: str | os.PathLike[str]) -> Decoded:
     """`decode` of a file. Raises DataError, which names the file."""
     try:
         return decode(Path(path).read_bytes())
@@ -150,7 +169,7 @@ def report(points: Tensor, manifold: HTiling | LTiling, bits: int = 16, data: by
     A ball coordinate of a point at radius r needs r / log 2 binary digits to be as exact as one at the origin.
     """
     data = encode(points, manifold, bits) if data is None else data
-    again, _ = decode(data)
+    again = decode(data).points
     points = points.detach().cpu()
     error = manifold.dist(points, again).double().square().mean().sqrt().item() if len(points) else 0.0
     unit = manifold.c.detach().double().sqrt().item()

@@ -42,7 +42,8 @@ CASES = [
 def test_a_file_comes_back_to_the_bit_and_within_its_precision(manifold, radius, bits):
     points = spread(manifold, 40, radius)
     data = encode(points, manifold, bits)
-    again, same = decode(data)
+    again, same, names = decode(data)
+    assert names is None
     assert repr(same) == repr(manifold)
     assert again.dtype == points.dtype
     manifold.check(again)
@@ -57,7 +58,7 @@ def test_a_file_comes_back_to_the_bit_and_within_its_precision(manifold, radius,
 @pytest.mark.parametrize("manifold", [HTiling(3, 2), LTiling(1, 2)], ids=str)
 def test_single_precision(manifold):
     points = spread(manifold, 30, 8.0, torch.float32)
-    again, _ = decode(encode(points, manifold, 12))
+    again, _, _ = decode(encode(points, manifold, 12))
     assert again.dtype == torch.float32
     assert manifold.dist(points, again).max() < 1e-3
 
@@ -66,7 +67,7 @@ def test_single_precision(manifold):
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_points(manifold, n):
     points = spread(manifold, n, 3.0)
-    again, _ = decode(encode(points, manifold))
+    again, _, _ = decode(encode(points, manifold))
     assert again.shape == points.shape
 
 
@@ -89,6 +90,14 @@ def test_cells_have_short_names_at_radius_700(manifold):
     assert found.radius == pytest.approx(700)
     assert 2.4 < found.text / found.packed < 2.5  # 8 bits for a decimal digit, of 3.3
     assert "bits a point" in str(found)
+
+
+def test_names_come_back(tmp_path):
+    manifold, names = HTiling(2, 1), ["dog.n.01", "two words", "naïve\ttab", ""]
+    save_points(tmp_path / "p.geo", spread(manifold, 4, 3.0), manifold, names=names)
+    assert load_points(tmp_path / "p.geo").names == names
+    with pytest.raises(ShapeError, match="4 points need as many names, got 3"):
+        encode(spread(manifold, 4, 3.0), manifold, names=names[:3])
 
 
 def test_the_report_measures():

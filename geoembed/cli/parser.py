@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from geoembed.cli import commands, comparison, distances, training
+from geoembed.cli import commands, comparison, compression, distances, training
 from geoembed.compare.settings import CompareConfig
 from geoembed.config import TASKS
 
@@ -42,6 +42,8 @@ def build_parser(task: str | None = None) -> argparse.ArgumentParser:
     _query(command("query", commands.query, "what is nearest, answers to a question, or the probability of a triple"))
     _score(command("score", commands.score, "probabilities of the triples in a file, and ranks of their tails"))
     _export(command("export", commands.export, "write the embedding of a run for another program"))
+    _compress(command("compress", compression.compress, "a small file of the points of a run, and what it costs"))
+    _restore(command("restore", compression.restore, "the points of such a file, as a table or arrays"))
     _plot(command("plot", commands.plot, "draw the Poincare disk of a run"))
     _report(command("report", commands.report, "write what a paper would say of a run: tables and pictures"))
     _search(command("search", commands.search, "look for the settings with the best validation MRR"))
@@ -215,3 +217,20 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     for name, field in CompareConfig.fields().items():
         if name != "data":
             _add_setting(settings, field)
+
+
+def _compress(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="by default RUN/points.geo")
+    parser.add_argument("--bits", type=int, default=16, help="binary digits of a coordinate in its cell (default: 16)")
+    parser.add_argument(
+        "--model", default="htiling", choices=compression.MODELS, help="of the cells (default: htiling)"
+    )
+
+
+def _restore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="written by `geoembed compress`")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the points, .tsv or .npz")
+    parser.add_argument(
+        "--manifold", choices=compression.TARGETS, help="model of the coordinates; by default the file's"
+    )

@@ -127,7 +127,8 @@ class MetricLoss(nn.Module):
             positive, negative = self.miner(D.detach(), positive, negative)
         if bool(self.unit.isnan()):
             self.calibrate(D, negative)
-        parts: Any = self.terms(D / self.unit.to(D.dtype), positive, negative)
+        unit = self.unit.item()
+        parts: Any = self.terms(D if unit == 1 else D / unit, positive, negative)
         return parts if isinstance(parts[0], tuple) else (parts,)
 
     @torch.no_grad()

@@ -68,11 +68,13 @@ class Lorentz(Hyperbolic):
         The matrix form compares directions, so its absolute error is a few roundings of sinh r at radius r, the size of
         the rounding of the coordinates themselves. `dist` is also relatively exact for pairs closer than that.
         """
-        s = self.c.sqrt()
-        x, y = s * x[..., 1:], s * y[..., 1:]
+        s, same = self.c.sqrt(), y is x
+        x = s * x[..., 1:]
+        y = x if same else s * y[..., 1:]
         sinh_x, sinh_y = norm(x, keepdim=True), norm(y, keepdim=True)
         radial = asinh(sinh_x) - asinh(sinh_y).mT
-        angular = sqdist(_unit(x), _unit(y)) * (sinh_x / 2) * sinh_y.mT
+        u = _unit(x)
+        angular = sqdist(u, u if same else _unit(y)) * (sinh_x / 2) * sinh_y.mT
         return arcosh1p(2 * (radial / 2).sinh().square() + angular) / s
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
