@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geoembed.classification import classify
     from geoembed.codec import load_points, save_points
+    from geoembed.combinatorial import embed_tree
     from geoembed.config import HierarchyConfig, TrainConfig
     from geoembed.data import Closure, Triples, load, load_labelled
     from geoembed.distance import Distance, Power, ProductDistance, Scaled, Symmetrised, pairwise_blocks
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from geoembed.hierarchy_picture import plot_hierarchy
     from geoembed.hierarchy_runs import HierarchyRun
     from geoembed.jobs import train
+    from geoembed.neighbourhoods import rank_neighbours
     from geoembed.pairwise import pairwise_matrix
     from geoembed.pointsets import PointSets
     from geoembed.quality.ranks import retrieval_metrics
@@ -41,6 +43,7 @@ _HOME = {
     "TrainConfig": "config",
     "Triples": "data",
     "classify": "classification",
+    "embed_tree": "combinatorial",
     "evaluate": "evaluation",
     "evaluate_sampled": "sampled_evaluation",
     "fit": "training",
@@ -50,6 +53,7 @@ _HOME = {
     "pairwise_blocks": "distance",
     "pairwise_matrix": "pairwise",
     "plot_hierarchy": "hierarchy_picture",
+    "rank_neighbours": "neighbourhoods",
     "reconstruct": "reconstruction",
     "retrieval_metrics": "quality.ranks",
     "save_points": "codec",

@@ -21,6 +21,7 @@ from geoembed.data.sampling import (
 )
 from geoembed.data.sharing import GraphSharedEmbeddings, SharedEmbeddings
 from geoembed.data.surrogates import SurrogateClusters, class_standardised
+from geoembed.data.trees import spanning_tree
 from geoembed.data.triples import Split, Triples
 
 __all__ = [
@@ -56,4 +57,5 @@ __all__ = [
     "load",
     "load_labelled",
     "read_point_sets",
+    "spanning_tree",
 ]
