@@ -7,7 +7,7 @@ import torch
 from geoembed.cli import main
 from geoembed.codec import load_points, save_points
 from geoembed.hierarchy_runs import HierarchyRun
-from geoembed.manifolds import HTiling, Lorentz, convert
+from geoembed.manifolds import HTiling, Lorentz
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def test_floats_cannot_hold_far_points(tmp_path, capsys):
     assert main(words) == 0
     rows = torch.from_numpy(np.load(tmp_path / "far.npz")["points"])
     assert torch.equal(rows, load_points(tmp_path / "far.geo").points)
-    assert main([*words, "--manifold", "ltiling"]) == 0
-    assert convert(points, tiling, HTiling(2, tiling.limbs)).shape == points.shape
+    assert main([*words, "--manifold", "ltiling"]) == 1
+    assert "keep their digits as htiling only" in capsys.readouterr().err
 
 
 def test_bad_files_and_names(run, tmp_path, capsys):

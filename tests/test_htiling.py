@@ -692,3 +692,16 @@ def test_convert_knows_the_tiling(model):
         convert(x, other, HTiling(3, 2))
     with pytest.raises(DomainError, match="no isometry"):
         convert(rows, tiling, Euclidean())
+
+
+def test_limbs_are_added_and_taken_away():
+    wide, narrow = HTiling(3, 5), HTiling(3, 2)
+    u = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 10
+    x = narrow.from_tangent(u)
+    y = convert(x, narrow, wide)
+    assert y.shape == (8, wide.width)
+    assert torch.equal(wide.dist(y[:4], y[4:]), narrow.dist(x[:4], x[4:]))
+    assert torch.equal(convert(y, wide, narrow), x)
+    far = wide.from_tangent(torch.tensor([[90.0, 10.0, 20.0]], dtype=torch.float64))
+    with pytest.raises(DomainError, match=r"they need limbs=[34]"):
+        convert(far, wide, narrow)

@@ -30,7 +30,9 @@ def compress(args: argparse.Namespace) -> None:
             f"{args.folder} holds points of {manifold!r}; tilings, and so this codec, are of hyperbolic space"
         )
     points = points.detach().double()
-    tiling = _tiling(args.model, manifold, points)
+    tiling = _tiling(
+        args.model or (manifold.name if manifold.name.lower() in MODELS else MODELS[0]).lower(), manifold, points
+    )
     points = convert(points, manifold, tiling)
     path = args.output or args.folder / "points.geo"
     with atomic_write(path, "wb") as file:
@@ -72,8 +74,12 @@ def _tiling(name: str, manifold: Any, points: Any) -> Any:
     from geoembed.manifolds import HTiling
     from geoembed.manifolds.ltiling import LTiling
 
-    dim = manifold.dim_of(points.shape[-1]) if len(points.shape) else 0
+    dim = manifold.dim_of(points.shape[-1])
     radius = max(1.0, _radius(manifold, points)) + 1
+    if manifold.name.lower() in MODELS and manifold.name.lower() != name and radius > FLOAT_RADIUS / 2:
+        raise DomainError(
+            f"points of {manifold!r} at radius {radius:.0f} keep their digits as {manifold.name.lower()} only"
+        )
     if name == "htiling":
         return HTiling(dim, HTiling.limbs_for(radius), manifold.c)
     if dim != 2:

@@ -1,4 +1,4 @@
-"""Where points live: flat space, four models of hyperbolic space of curvature -c, and products of them."""
+"""Where points live: flat space, models of hyperbolic space of curvature -c, and products of them."""
 
 from geoembed.manifolds.convert import convert
 from geoembed.manifolds.euclidean import Euclidean
@@ -6,6 +6,7 @@ from geoembed.manifolds.halfspace import HalfSpace
 from geoembed.manifolds.htiling import HTiling
 from geoembed.manifolds.hyperbolic import Hyperbolic
 from geoembed.manifolds.lorentz import Lorentz
+from geoembed.manifolds.ltiling import LTiling
 from geoembed.manifolds.poincare import PoincareBall
 from geoembed.manifolds.product import Product
 
@@ -16,6 +17,7 @@ __all__ = [
     "HTiling",
     "HalfSpace",
     "Hyperbolic",
+    "LTiling",
     "Lorentz",
     "PoincareBall",
     "Product",

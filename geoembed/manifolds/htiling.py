@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from geoembed.errors import ShapeError
+from geoembed.errors import DomainError, ShapeError
 from geoembed.manifolds.cells import LOG2, SIGN, bits_of, carry, distance, offset, sinh_half
 from geoembed.manifolds.convert import lorentz_to_halfspace, poincare_to_halfspace
 from geoembed.manifolds.hyperbolic import Hyperbolic
@@ -193,6 +193,17 @@ class HTiling(Hyperbolic):
         return pad(cells, (0, self.width - self.dim))
 
     from_halfspace = pack
+
+    def resized(self, x: Tensor) -> Tensor:
+        """The points of an `HTiling` of as many dimensions and other limbs. x: (*B, k') -> (*B, k).
+
+        Raises DomainError for points beyond what the limbs hold.
+        """
+        spare = x[..., self.width :]
+        if bool((spare != 0).any()):
+            last = int((spare != 0).flatten(0, -2).any(0).nonzero().max()) // (self.dim - 1)
+            raise DomainError(f"points beyond what {self!r} holds; they need limbs={self.limbs + last + 1}")
+        return pad(x[..., : self.width], (0, max(0, self.width - x.shape[-1])))
 
     def _ratio(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The integers plus fractions x + k as s B^e, with m and j: (*B, n - 1) and (*B, 1) each."""

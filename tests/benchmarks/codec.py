@@ -17,8 +17,7 @@ from geoembed.codec import decode, encode, report
 from geoembed.combinatorial import embed_tree
 from geoembed.data import Closure, load
 from geoembed.data.trees import spanning_tree
-from geoembed.manifolds import convert
-from geoembed.manifolds.ltiling import LTiling
+from geoembed.manifolds import LTiling
 
 
 def main() -> None:
@@ -31,13 +30,13 @@ def main() -> None:
     parser.add_argument("--words", action="store_true", help="also as words of the square tiling, which takes minutes")
     args = parser.parse_args()
     closure = load("wordnet-mammals") if args.data is None else Closure.from_file(args.data)
-    rows = []
+    rows, tree = [], spanning_tree(closure)
     for scale in args.scales or [None]:
-        found = embed_tree(spanning_tree(closure), scale=scale)
+        found = embed_tree(tree, scale=scale)
         models = [(found.manifold, found.points)]
         if args.words:
             squares = LTiling(1, LTiling.limbs_for(found.radius + 1))
-            models.append((squares, convert(found.points, found.manifold, squares)))
+            models.append((squares, embed_tree(tree, squares, scale=found.scale).points))
         for manifold, points in models:
             for bits in args.bits:
                 start = time.process_time()

@@ -13,6 +13,7 @@ from torch.nn.functional import embedding, log_softmax
 
 from geoembed.manifolds import Lorentz
 from geoembed.manifolds.htiling import HTiling
+from geoembed.manifolds.ltiling import LTiling
 from geoembed.optim import RiemannianSGD
 
 BATCH, NEGATIVES, RADIUS = 1000, 50, 10.0
@@ -37,12 +38,14 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     lines = []
     for nodes in (82_115, 1_180):
-        for d in (2, 5):
+        for d in (2, 5, 10):
             g = torch.Generator().manual_seed(0)
             u = torch.randn(nodes, d, dtype=torch.float64, generator=g)
             u = RADIUS * torch.rand(nodes, 1, dtype=u.dtype, generator=g) * u / u.norm(dim=-1, keepdim=True)
             ids = torch.randint(nodes, (BATCH, NEGATIVES + 2), generator=g)
             manifolds = {"Lorentz": Lorentz(), **{f"HTiling, {n} limbs": HTiling(d, n) for n in (1, 2, 4, 27)}}
+            if d % 2 == 0:
+                manifolds |= {f"LTiling, {n} limbs": LTiling(d // 2, n) for n in (1, 2, 22)}
             seconds = interleaved({name: training(m, u, ids) for name, m in manifolds.items()}, args.rounds)
             for name, values in seconds.items():
                 against = f"{ratio(values, seconds['Lorentz']):.2f}x"
