@@ -27,7 +27,7 @@ def build_parser(task: str | None = None) -> argparse.ArgumentParser:
     task, but help shows those of a graph.
     """
     parser = argparse.ArgumentParser(
-        prog="geoembed", description="Geometric embeddings: hyperbolic spaces, distances, graph embedding."
+        prog="geoembed", description="Geometric embeddings: hyperbolic spaces, distances, graphs, metric learning."
     )
     group = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -49,7 +49,11 @@ def build_parser(task: str | None = None) -> argparse.ArgumentParser:
     _search(command("search", commands.search, "look for the settings with the best validation MRR"))
     _distance(command("distance", distances.distance, "the distance between two point sets"))
     _pairwise(command("pairwise", distances.pairwise, "the matrix of distances between many point sets"))
-    _compare(command("compare", comparison.compare, "losses times distances on one recipe: did another distance help?"))
+    _compare(
+        command(
+            "compare", comparison.compare, "losses times distances on one recipe, to see whether another distance helps"
+        )
+    )
     command("recipes", commands.recipes, "list the settings that come with the package")
     command("data", commands.data, "list the data sets that can be found by name")
     return parser

@@ -1,11 +1,12 @@
 """The distances and losses that `geoembed compare` knows by name, and the encoders that go with them.
 
 Every loss measures its unit, the median distance of negatives, on the first batch (`unit="auto"`), so that its margins
-and temperatures mean the same under every distance. Embeddings of a hyperbolic distance go through `HyperbolicHead`;
-under a distance between sets the embedding of a vector or image is cut into points, and that of a point set is a point
-set again.
+and temperatures mean the same under every distance; `Circle` sees e^-d where distances have no bound. Embeddings of a
+hyperbolic distance go through `HyperbolicHead`; under a distance between sets the embedding of a vector or image is cut
+into points, and that of a point set is a point set again.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from geoembed.distances import (
 from geoembed.distances.curvilinear import Curvilinear
 from geoembed.distances.snr import SNR
 from geoembed.errors import DataError
-from geoembed.losses import LOSSES, MetricLoss, ProxyLoss
+from geoembed.losses import LOSSES, Circle, ExpNeg, MetricLoss, ProxyLoss
 from geoembed.manifolds import HYPERBOLIC
 from geoembed.models.encoders import MLP, ConvNet, HyperbolicHead, PointEncoder, SetEncoder
 from geoembed.pointsets import PointSets
@@ -71,6 +72,8 @@ def build(
         item = (metric.manifold.point_dim(config.dim),)
     common: dict[str, Any] = {"unit": "auto"}
     cls: Any = LOSSES[loss]
+    if cls is Circle and not metric.upper_bound < math.inf:
+        common["affinity"] = ExpNeg()
     if issubclass(cls, ProxyLoss):
         return Method(encoder, cls(metric, n_classes, item, generator=generator, **common))
     return Method(encoder, cls(metric, **common))

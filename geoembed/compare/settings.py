@@ -14,9 +14,9 @@ DISTANCES = (
     *("sliced-wasserstein", "energy-sliced-wasserstein", "tree-sliced-lines"),
 )
 LOSSES = (
-    *("contrastive", "margin", "binomial-deviance", "ranked-list"),
-    *("triplet", "hard-triplet", "semi-hard-triplet", "soft-margin-triplet", "n-pair", "lifted", "generalised-lifted"),
-    *("nca", "nt-xent", "sup-con", "multi-similarity", "precision-at-k"),
+    *("contrastive", "margin", "binomial-deviance", "ranked-list", "triplet", "hard-triplet", "semi-hard-triplet"),
+    *("soft-margin-triplet", "n-pair", "odd-one-out", "lifted", "generalised-lifted", "nca", "nt-xent", "sup-con"),
+    *("instance-spreading", "multi-similarity", "circle", "fast-ap", "precision-at-k", "manifold-similarity"),
     *("proxy-nca", "normalized-softmax", "proxy-anchor", "soft-triple", "repmet"),
 )
 
