@@ -138,7 +138,7 @@ class TrainConfig(Settings):
         return parts
 
 
-SPACES = (*MANIFOLDS, "htiling")  # where hierarchies live
+SPACES = (*MANIFOLDS, "htiling", "ltiling")  # where hierarchies live
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,21 @@ class HierarchyConfig(Settings):
     data: str = setting(
         "wordnet-mammals", "a shipped closure, or a file of pairs child<TAB>parent, closed as it is read"
     )
-    manifold: str = setting("lorentz", "where the points live; htiling is exact at any radius", SPACES)
+    manifold: str = setting("lorentz", "where the points live; htiling and ltiling are exact at any radius", SPACES)
     dim: int = setting(5, "dimension of the space", low=1)
-    limbs: int = setting(2, "of each integer of htiling: 2 hold points up to a radius of 54, 26 up to 720", low=1)
+    limbs: int = setting(
+        2, "of each integer of a tiling: 2 hold points up to a radius of 54 (ltiling: 62), 26 up to 700", low=1
+    )
     curvature: float = setting(1.0, "c > 0, for the sectional curvature -c", low=0)
-    scale: float = setting(1.0, "s of the loss, above 0: a factor of the distances", low=0)
-    optimizer: str = setting("sgd", "Riemannian SGD, Adam or Adagrad", ("adam", "adagrad", "sgd"))
+    loss: str = setting(
+        "ranking", "each node nearest to its ancestors, or after that in their entailment cones", ("ranking", "cones")
+    )
+    cone_width: float = setting(0.1, "K of the cones, above 0", low=0)
+    margin: float = setting(0.01, "angle by which a node is to lie outside the cones of others, in radians", low=0)
+    cone_epochs: int = setting(50, "epochs of the cones, after those of the ranking", low=1)
+    cone_lr: float = setting(0.01, "learning rate of the cones, of Riemannian Adam; it falls linearly", low=0)
+    scale: float = setting(1.0, "s of the loss ranking, above 0: a factor of the distances", low=0)
+    optimizer: str = setting("sgd", "of the ranking: Riemannian SGD, Adam or Adagrad", ("adam", "adagrad", "sgd"))
     lr: float = setting(0.04, "highest learning rate, of the loss summed over pairs", low=0)
     max_step: float = setting(
         1.0, "a point's gradient counts as max_step / learning rate at most; 0 is no limit", low=0
@@ -179,9 +188,16 @@ class HierarchyConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("curvature", "scale", "init_scale"):
+        for name in ("curvature", "scale", "init_scale", "cone_width"):
             if getattr(self, name) == 0:
                 raise DomainError(f"{name} must be above 0")
+        if self.manifold == "ltiling" and self.dim % 2:
+            raise DomainError(f"ltiling is made of planes, so dim must be even, got {self.dim}; or take htiling")
+        if self.loss == "cones" and (self.manifold == "euclidean" or (self.manifold == "ltiling" and self.dim > 2)):
+            raise DomainError(
+                f"loss cones needs a hyperbolic space, and {self.manifold} of dimension {self.dim} is "
+                f"{'flat' if self.manifold == 'euclidean' else 'a product of planes'}; take lorentz"
+            )
         if self.hold_out >= 1:
             raise DomainError(f"hold_out is a share of the pairs, below 1; got {self.hold_out}")
         schedule(self.schedule, warmup=self.warmup, final=self.lr_final)  # raises for shares that are none

@@ -32,7 +32,8 @@ from geoembed.data.formats import check_names
 from geoembed.errors import DataError, DataWarning, DomainError, ShapeError, UnknownNameError
 from geoembed.files import atomic_write
 from geoembed.hierarchy_runs import HierarchyRun
-from geoembed.manifolds import HTiling, Hyperbolic, Lorentz, PoincareBall
+from geoembed.manifolds import HTiling, Hyperbolic, Lorentz, PoincareBall, Product
+from geoembed.manifolds.ltiling import LTiling
 from geoembed.runs import Run
 
 __all__ = ["FORMATS", "SUFFIXES", "annotate", "export", "write_npz", "write_tsv", "write_word2vec"]
@@ -56,8 +57,8 @@ def export(run: Run | HierarchyRun, path: StrPath, format: str | None = None) ->
     format: one of `FORMATS`; None = by the suffix of path. A `.tsv` has no header. A `.npz` holds `names`, `points`,
     `manifold` (as text) and, where there is one curvature -c, `c`; then `relations` (names) and each table of the model
     with one row a relation as `relation.<table>`, the rows of the inverses last. A graph file needs the run's data; its
-    nodes have the attributes of `annotate`, the coordinates as one text "0.1 0.2". Points of an `HTiling`, whose rows
-    only this library reads, are written in the coordinates of the hyperboloid.
+    nodes have the attributes of `annotate`, the coordinates as one text "0.1 0.2". Points of a tiling, whose rows
+    only this library reads, are written in the coordinates of the hyperboloid, for `LTiling` of one in each plane.
 
     >>> export(Run.open("runs/wordnet-animals-murp-40"), "animals.vec")  # doctest: +SKIP
 
@@ -160,9 +161,13 @@ def _embedding(run: Run | HierarchyRun) -> tuple[list[str], Tensor, geoopt.Manif
     """Names, points and their manifold."""
     if isinstance(run, Run):
         return run.entities, run.model.points(), run.model.manifold
-    if isinstance(run.manifold, HTiling):
-        return run.nodes, run.manifold.to_lorentz(run.points), Lorentz(run.manifold.c)
-    return run.nodes, run.points, run.manifold
+    manifold = run.manifold
+    if isinstance(manifold, HTiling):
+        return run.nodes, manifold.to_lorentz(run.points), Lorentz(manifold.c)
+    if isinstance(manifold, LTiling):
+        planes: Any = [(Lorentz(manifold.c), 2)] * manifold.planes
+        return run.nodes, manifold.to_lorentz(run.points), planes[0][0] if len(planes) == 1 else Product(planes)
+    return run.nodes, run.points, manifold
 
 
 def _export_npz(run: Run | HierarchyRun, path: StrPath) -> None:

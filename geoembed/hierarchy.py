@@ -35,17 +35,19 @@ from geoembed.distances.geodesic import Geodesic
 from geoembed.errors import DataError, DomainError, ShapeError
 from geoembed.losses.hierarchy import ranking
 from geoembed.manifolds import Euclidean, HalfSpace, HTiling, Lorentz, PoincareBall
+from geoembed.manifolds.ltiling import LTiling
 from geoembed.optim import OPTIMIZERS
 from geoembed.schedules import schedule
 from geoembed.training import Fitted, fit
 
-__all__ = ["SPACES", "Hierarchy", "HierarchyConfig", "HierarchyTask", "train_hierarchy"]
+__all__ = ["SPACES", "Hierarchy", "HierarchyConfig", "HierarchyTask", "check_and_shorten", "train_hierarchy"]
 
 
 SPACES: dict[str, Callable[[HierarchyConfig], geoopt.Manifold]] = {
     "euclidean": lambda config: Euclidean(),
     "halfspace": lambda config: HalfSpace(config.curvature),
     "htiling": lambda config: HTiling(config.dim, config.limbs, config.curvature),
+    "ltiling": lambda config: LTiling(config.dim // 2, config.limbs, c=config.curvature),
     "lorentz": lambda config: Lorentz(config.curvature),
     "poincare": lambda config: PoincareBall(config.curvature),
 }
@@ -94,8 +96,12 @@ class HierarchyTask(nn.Module):
         drawn = F.embedding(torch.cat([nodes, ancestors, negatives]), self.points, sparse=True)
         u, above, others = drawn.split([len(nodes), len(ancestors), len(negatives)])
         left_out = _marked(rows, ancestors, negatives, len(nodes)) | (nodes.unsqueeze(1) == negatives)
+        return self.losses(u, above, others, rows, left_out).sum()
+
+    def losses(self, u: Tensor, above: Tensor, others: Tensor, rows: Tensor, left_out: Tensor) -> Tensor:
+        """Of the pairs u[rows], above: (k,). Points u: (B, d), above: (k, d), others: (N, d); the rest as `ranking`."""
         positive, negative = self.distance(u[rows], above), self.distance.pairwise(u, others)
-        return ranking(positive, negative, rows, left_out, scale=self.scale).sum()
+        return ranking(positive, negative, rows, left_out, scale=self.scale)
 
     def draw(self) -> Tensor:
         """Distinct nodes, sorted: at most `negatives`, all of them where that is as many as there are."""
@@ -116,7 +122,7 @@ def _marked(rows: Tensor, ancestors: Tensor, negatives: Tensor, size: int) -> Te
 
 
 @torch.no_grad()
-def _check_and_shorten(points: geoopt.ManifoldParameter, lr: float, max_step: float) -> None:
+def check_and_shorten(points: geoopt.ManifoldParameter, lr: float, max_step: float) -> None:
     """Hold lr times the length of each row's Riemannian gradient at max_step, which may be infinite."""
     points.grad = gradient = points.grad.coalesce()
     rows, values = gradient._indices()[0], gradient._values()
@@ -152,7 +158,7 @@ def train_hierarchy(
     progress: bool = True,
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> Hierarchy:
-    """Embed a hierarchy.
+    """Embed a hierarchy by the ranking loss, with which entailment cones start too: see `geoembed.entailment`.
 
     Args:
         closure: transitive and without cycles.
@@ -183,7 +189,7 @@ def train_hierarchy(
     optimizer = OPTIMIZERS[config.optimizer]([task.points], lr=config.lr)
     longest = config.max_step or math.inf
     optimizer.register_step_pre_hook(
-        lambda *_: _check_and_shorten(task.points, optimizer.param_groups[0]["lr"], longest)
+        lambda *_: check_and_shorten(task.points, optimizer.param_groups[0]["lr"], longest)
     )
 
     def finished(history: list[dict[str, float]]) -> None:

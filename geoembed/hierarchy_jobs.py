@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geoembed.config import HierarchyConfig
 from geoembed.data import Closure
+from geoembed.entailment import Entailment, classify_pairs, train_cones
 from geoembed.hierarchy import train_hierarchy
 from geoembed.hierarchy_runs import HierarchyRun, closed, load_closure
 from geoembed.reconstruction import HierarchyResult, predict_pairs, reconstruct
@@ -56,8 +57,11 @@ def train(
 
 def evaluate_run(
     run: HierarchyRun, *, sample: int | None = None, seed: int = 0, progress: bool = True
-) -> dict[str, HierarchyResult]:
-    """Reconstruction of all pairs and, where some were held out, their prediction.
+) -> dict[str, HierarchyResult | Entailment]:
+    """How well the ranking tells ancestors, and how well pairs are told by `distances` and, if trained, by `cones`.
+
+    Reconstruction of all pairs and, where some were held out, their prediction. Those held out are told from corrupted
+    ones; without any, cones are measured on the pairs that they were trained on.
 
     sample: so many nodes, drawn by the seed; results of all nodes are also written to results.json.
     """
@@ -66,39 +70,60 @@ def evaluate_run(
     def options() -> dict[str, Any]:
         return {"sample": sample, "generator": torch.Generator().manual_seed(seed), "progress": progress}
 
-    results = {"reconstruction": reconstruct(run.points, run.manifold, run.closure, **options())}
+    results: dict[str, HierarchyResult | Entailment] = {
+        "reconstruction": reconstruct(run.ranked, run.manifold, run.closure, **options())
+    }
     if held_out is not None:
-        results["prediction"] = predict_pairs(run.points, run.manifold, closure, held_out, **options())
+        results["prediction"] = predict_pairs(run.ranked, run.manifold, closure, held_out, **options())
+    has_cones = run.config.loss == "cones"
+    told = closure.pairs if held_out is None else held_out
+    if len(told) > 1 and (has_cones or held_out is not None):
+        widths = {"cones": run.config.cone_width, "distances": None} if has_cones else {"distances": None}
+        for name, width in widths.items():
+            points, drawn = run.points if name == "cones" else run.ranked, torch.Generator().manual_seed(seed)
+            results[name] = classify_pairs(points, run.manifold, run.closure, told, width=width, generator=drawn)
+            results[name].protocol += ", trained on" if held_out is None else ", held out"
     if sample is None:
         report = {
-            name: {
-                "protocol": result.protocol,
-                "nodes": len(result.sources),
-                "pairs": int(result.pairs.sum()),
-                **result.metrics(),
-            }
+            name: {"protocol": result.protocol, **result.counts(), **result.metrics()}
             for name, result in results.items()
         }
         run.write_text("results.json", json.dumps(report, indent=1))
     return results
 
 
-def summary(results: dict[str, HierarchyResult]) -> str:
-    """The results as a table, and what its columns mean."""
+def summary(results: dict[str, HierarchyResult | Entailment]) -> str:
+    """The results as tables, and what their columns mean."""
     lines = [f"{'':<14}{'MR':>9}{'MAP':>9}{'nodes':>9}{'pairs':>9}"]
-    for name, result in results.items():
+    ranked = {name: result for name, result in results.items() if isinstance(result, HierarchyResult)}
+    for name, result in ranked.items():
         metrics, errors = result.metrics(), result.standard_errors()
-        sizes = f"{len(result.sources):>9,}{int(result.pairs.sum()):>9,}"
-        lines.append(f"{name:<14}{metrics['mr']:>9.3f}{metrics['map']:>9.4f}{sizes}")
+        lines.append(
+            f"{name:<14}{metrics['mr']:>9.3f}{metrics['map']:>9.4f}"
+            + "".join(f"{n:>9,}" for n in result.counts().values())
+        )
         if len(result.sources) < result.population:
             lines.append(f"{'  +-':<14}{errors['mr']:>9.3f}{errors['map']:>9.4f}")
-    mr = results["reconstruction"].metrics()["mr"]
+    mr = ranked["reconstruction"].metrics()["mr"]
     lines += [
         "",
         f"MR: mean rank of an ancestor by distance, 1 is best; here {mr - 1:.2f} other nodes are nearer on average.",
         "MAP: mean average precision of a node's ancestors, 1 is best.",
-        *(result.protocol for result in results.values()),
+        *(result.protocol for result in ranked.values()),
     ]
+    told = {name: result for name, result in results.items() if isinstance(result, Entailment)}
+    if told:
+        lines += ["", f"{'told by':<14}{'F1':>9}{'precision':>11}{'recall':>9}{'pairs':>9}{'of them true':>14}"]
+        for name, pairs in told.items():
+            metrics, counts = pairs.metrics(), pairs.counts()
+            text = f"{name:<14}{metrics['f1']:>9.4f}{metrics['precision']:>11.4f}{metrics['recall']:>9.4f}"
+            lines.append(text + f"{counts['pairs']:>9,}{counts['true']:>14,}")
+        lines += [
+            "",
+            "Precision: share of the pairs held for true that are; recall: share of the true pairs held for true; F1: "
+            "their harmonic mean.",
+            *(result.protocol for result in told.values()),
+        ]
     return "\n".join(lines)
 
 
@@ -141,13 +166,21 @@ def _train_into(run: HierarchyRun, progress: bool, say: Callable[[str], None]) -
     result = train_hierarchy(
         closure, config, run.folder / "checkpoints", validate=validate, progress=progress, on_epoch=on_epoch
     )
-    run.save_points(result.points)
     fitted = result.fitted
     last = fitted.history[-1]
     say(
         f"{fitted.epochs} epochs in {last['seconds']:.0f} s, loss {last['loss']:.3f}, "
         f"best MAP {fitted.best_score:.4f} in epoch {fitted.best_epoch}"
     )
+    if config.loss == "ranking":
+        run.save_points(result.points)
+        return
+    # A folder of its own: one holds the checkpoints of one training
+    inside = train_cones(result, config, run.folder / "checkpoints-cones", progress=progress)
+    more = [record | {"epoch": fitted.epochs + record["epoch"]} for record in inside.fitted.history]
+    run.write_metrics([*fitted.history, *more])
+    run.save_points(inside.points, ranked=result.points)
+    say(f"{len(more)} epochs of cones in {more[-1]['seconds']:.0f} s, loss {more[-1]['loss']:.3f}")
 
 
 def _about(closure: Closure) -> str:

@@ -3,9 +3,10 @@
 run.json             format version, fingerprint and counts of the closure
 config.toml          all settings
 nodes.tsv            one name a line; the line number is the row of the points
-points.safetensors   the trained points, in the coordinates of the manifold
-metrics.jsonl        one line an epoch: loss, learning rate, seconds, MR and MAP where they were measured
-results.json         reconstruction and, with hold_out, prediction, each with its protocol
+points.safetensors   the trained points, in the coordinates of the manifold; of cones also those of the ranking before
+metrics.jsonl        one line an epoch: loss, seconds, in the ranking learning rate, MR and MAP where they were measured
+results.json         reconstruction, with hold_out prediction, with hold_out or cones how well pairs are told, each with
+                     its protocol
 disk.png, radius-depth.png   the pictures
 checkpoints/         see `geoembed.checkpoint`
 """
@@ -65,14 +66,22 @@ class HierarchyRun(RunFolder[HierarchyConfig]):
     @cached_property
     def points(self) -> Tensor:
         """The trained points, float64 (n_nodes, k)."""
+        return self._load_points("points")
+
+    @cached_property
+    def ranked(self) -> Tensor:
+        """The points as the ranking left them: other than `points` where cones were trained after it."""
+        return self._load_points("ranked") if self.config.loss == "cones" else self.points
+
+    def _load_points(self, name: str) -> Tensor:
         self.check_trained()
-        points = checkpoint.load_weights(self.folder / self.weights).get("points")
+        points = checkpoint.load_weights(self.folder / self.weights).get(name)
         if points is None or points.shape != (len(self.nodes), self.manifold.point_dim(self.config.dim)):
             raise CheckpointError(f"the points in {self.folder} do not fit its config.toml and nodes.tsv")
-        return points
+        return points.clone()  # a file is no place that complex numbers can be read from: they need 16-byte boundaries
 
-    def save_points(self, points: Tensor) -> None:
-        checkpoint.save_weights(self.folder / self.weights, {"points": points})
+    def save_points(self, points: Tensor, **more: Tensor) -> None:
+        checkpoint.save_weights(self.folder / self.weights, {"points": points, **more})
 
     # ------------------------------------------------------------------------------------------------ queries
 

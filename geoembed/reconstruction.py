@@ -37,7 +37,7 @@ from geoembed.distance import DEFAULT_BUDGET
 from geoembed.distances.geodesic import Geodesic
 from geoembed.errors import DataError, DomainError, ShapeError
 
-__all__ = ["Distortion", "HierarchyResult", "distortion", "predict_pairs", "reconstruct"]
+__all__ = ["Distortion", "HierarchyResult", "check_points", "distortion", "predict_pairs", "reconstruct"]
 
 
 @dataclass
@@ -63,6 +63,10 @@ class HierarchyResult:
     def metrics(self) -> dict[str, float]:
         """MR (1 is best) and MAP (1 is best)."""
         return {"mr": (self.rank_sums.sum() / self.pairs.sum()).item(), "map": self.precisions.mean().item()}
+
+    def counts(self) -> dict[str, int]:
+        """Number of nodes, and of the pairs that were ranked."""
+        return {"nodes": len(self.sources), "pairs": int(self.pairs.sum())}
 
     def standard_errors(self) -> dict[str, float]:
         """Errors of MR and MAP as estimates of those of all nodes: 0 when all were ranked, NaN for a sample of one."""
@@ -130,7 +134,7 @@ def _ranked(
     budget: int,
     progress: bool,
 ) -> HierarchyResult:
-    _check(points, closure)
+    check_points(points, closure)
     if not len(targets):
         raise DataError(f"{closure!r}: there are no pairs to rank")
     queries = _sampled(len(targets), sample, generator)
@@ -220,7 +224,7 @@ def distortion(
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import dijkstra
 
-    _check(points, closure)
+    check_points(points, closure)
     if not len(closure.pairs):
         raise DataError(f"{closure!r}: there are no edges to measure along")
     child, parent = closure.parents().numpy().T
@@ -237,7 +241,8 @@ def distortion(
     return Distortion((ratio / t - 1).abs().mean().item(), (ratio.max() / ratio.min()).item(), t)
 
 
-def _check(points: Tensor, closure: Closure) -> None:
+def check_points(points: Tensor, closure: Closure) -> None:
+    """ShapeError or DomainError unless there is a finite point for each node."""
     if points.dim() != 2 or len(points) != closure.n_nodes:
         raise ShapeError(f"points: expected ({closure.n_nodes}, k), one a node, got {tuple(points.shape)}")
     bad = (~points.isfinite().all(1)).nonzero()

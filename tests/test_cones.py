@@ -12,7 +12,7 @@ from geoembed.distances import Euclidean
 from geoembed.distances.cones import EntailmentCone
 from geoembed.errors import DomainError
 from geoembed.manifolds import Euclidean as Flat
-from geoembed.manifolds import HalfSpace, HTiling, Lorentz, PoincareBall, convert
+from geoembed.manifolds import HalfSpace, HTiling, Lorentz, LTiling, PoincareBall, convert
 
 
 def paper(x, y, K=0.1):
@@ -94,8 +94,9 @@ def test_far_points_have_finite_values_and_gradients():
 
 
 def test_refusals():
-    with pytest.raises(DomainError, match="hyperbolic"):
-        EntailmentCone(Flat())
+    for other in (Flat(), LTiling(2)):
+        with pytest.raises(DomainError, match="hyperbolic"):
+            EntailmentCone(other)
     with pytest.raises(DomainError, match="K must be positive"):
         EntailmentCone(PoincareBall(), K=0)
     assert EntailmentCone(Lorentz()).space is not None

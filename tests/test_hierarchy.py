@@ -199,7 +199,7 @@ QUICK = HierarchyConfig(dim=3, epochs=60, batch_size=10, negatives=20, lr=0.1, b
 @pytest.mark.parametrize("name", SPACES)
 def test_every_manifold_learns(name):
     closure = binary()
-    result = train_hierarchy(closure, dataclasses.replace(QUICK, manifold=name), progress=False)
+    result = train_hierarchy(closure, dataclasses.replace(QUICK, manifold=name, dim=4), progress=False)
     result.manifold.check(result.points)
     assert reconstruct(result.points, result.manifold, closure).metrics()["map"] > (
         0.5 if name == "euclidean" else 0.85
@@ -309,6 +309,12 @@ def test_steps_are_held():
         ({"epochs": 0}, DomainError, "epochs"),
         ({"hold_out": 1.0}, DomainError, "hold_out is a share of the pairs, below 1"),
         ({"limbs": 0}, DomainError, "limbs must be a finite number of at least 1"),
+        ({"manifold": "ltiling", "dim": 5}, DomainError, "made of planes, so dim must be even, got 5"),
+        ({"loss": "cone"}, UnknownNameError, "Did you mean 'cones'"),
+        ({"loss": "cones", "manifold": "euclidean"}, DomainError, "euclidean of dimension 5 is flat; take lorentz"),
+        ({"loss": "cones", "manifold": "ltiling", "dim": 4}, DomainError, "is a product of planes; take lorentz"),
+        ({"cone_width": 0}, DomainError, "cone_width must be above 0"),
+        ({"cone_epochs": 0}, DomainError, "cone_epochs must be a finite number of at least 1"),
     ],
 )
 def test_bad_settings(values, error, message):

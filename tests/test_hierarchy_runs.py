@@ -18,7 +18,7 @@ from geoembed.data import Closure
 from geoembed.errors import DataError, DomainError, ShapeError, UnknownNameError
 from geoembed.hierarchy_picture import plot_hierarchy
 from geoembed.hierarchy_runs import HierarchyRun, closed, open_run
-from geoembed.manifolds import Euclidean, HTiling, Lorentz
+from geoembed.manifolds import Euclidean, HTiling, Lorentz, Product
 from geoembed.reconstruction import predict_pairs, reconstruct
 from geoembed.runs import Run
 from geoembed.tilings import TILINGS, half_plane_cells, quadrilaterals
@@ -140,11 +140,22 @@ def test_every_manifold(name, data, tmp_path, capsys):
     assert main(["query", str(run), "n05", "-k", "3"]) == 0
     found = HierarchyRun.open(run)
     assert found.points.shape == (N, found.manifold.point_dim(2))
-    if name == "htiling":
-        assert repr(found.manifold) == "HTiling(2, 3, c=0.5)"
+    if name in (tilings := {"htiling": "HTiling(2, 3, c=0.5)", "ltiling": "LTiling(1, 3, c=0.5)"}):
+        assert repr(found.manifold) == tilings[name]
     names = np.load(_exported(run, tmp_path / "points.npz"))
-    space = {"htiling": Lorentz(0.5)}.get(name, found.manifold)
+    space = Lorentz(0.5) if name in tilings else found.manifold
     x = torch.from_numpy(names["points"])
+    torch.testing.assert_close(space.dist(x[:1], x), found.manifold.dist(found.points[:1], found.points))
+
+
+def test_export_of_planes(data, tmp_path):
+    run = tmp_path / "run"
+    words = ["--manifold", "ltiling", "--dim", "4", "--no-picture"]
+    assert main(["train", data, "-o", str(run), *FAST, *words]) == 0
+    found = HierarchyRun.open(run)
+    x = torch.from_numpy(np.load(_exported(run, tmp_path / "points.npz"))["points"])
+    space = Product([(Lorentz(), 2), (Lorentz(), 2)])
+    assert x.shape == (N, 6)
     torch.testing.assert_close(space.dist(x[:1], x), found.manifold.dist(found.points[:1], found.points))
 
 

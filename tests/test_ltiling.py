@@ -958,3 +958,17 @@ def test_compile(generator):
     torch.testing.assert_close(compiled(x, y), function(x, y))
     expected = torch.autograd.grad(function(x, y), x)
     torch.testing.assert_close(torch.autograd.grad(compiled(x, y), x), expected)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+def test_memory_that_is_not_aligned(offset):
+    """As that of a tensor read from a file."""
+    manifold = LTiling(1, 2)
+    x = manifold.from_tangent(torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    held = torch.zeros(offset + x.numel(), dtype=torch.float64)
+    held[offset:] = x.flatten()
+    y = held[offset:].view(x.shape)
+    assert torch.equal(manifold.cdist(y, y), manifold.cdist(x, x))
+    assert torch.equal(manifold.projx(y), manifold.projx(x))
+    raw = torch.frombuffer(bytearray(b"\0" * 8 + x.numpy().tobytes()), dtype=torch.float64, offset=8).view(x.shape)
+    assert torch.equal(manifold.dist(raw[:3], raw[3:]), manifold.dist(x[:3], x[3:]))

@@ -88,23 +88,25 @@ def _train(parser: argparse.ArgumentParser, task: str | None) -> None:
     settings = parser.add_argument_group(title)
     for name, field in shown.items():
         if name != "data":
-            _add_setting(settings, field)
+            _add_setting(settings, field, checked=task is not None)
     if task is None:
         for name, field in TASKS["hierarchy"].fields().items():
             if name not in shown:
                 _add_setting(settings, field, hidden=True)
 
 
-def _add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field, hidden: bool = False) -> None:
+def _add_setting(
+    group: argparse._ArgumentGroup, field: dataclasses.Field, hidden: bool = False, checked: bool = True
+) -> None:
+    """A flag for a setting. checked: the choices are known; else the settings of the task check the value later."""
     flag, default, choices = "--" + field.name.replace("_", "-"), field.default, field.metadata["choices"]
     text = argparse.SUPPRESS if hidden else f"{field.metadata['help']} (default: {default})"
     if isinstance(default, bool):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         kind = type(default)
-        group.add_argument(
-            flag, type=kind, metavar=kind.__name__.upper() if not choices else None, choices=choices, help=text
-        )
+        shown = "{" + ",".join(choices) + "}" if choices else kind.__name__.upper()
+        group.add_argument(flag, type=kind, metavar=shown, choices=choices if checked else None, help=text)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -42,7 +42,7 @@ class EntailmentCone(Distance):
 
     def __init__(self, manifold: Hyperbolic, K: float = 0.1):
         super().__init__()
-        if not isinstance(manifold, Hyperbolic):
+        if not isinstance(manifold, Hyperbolic) or getattr(manifold, "planes", 1) > 1:
             raise DomainError(f"EntailmentCone: cones are of a hyperbolic space, got {manifold!r}")
         if not 0 < K < math.inf:
             raise DomainError(f"EntailmentCone: K must be positive and finite, got {K}")

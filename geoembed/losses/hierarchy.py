@@ -8,9 +8,12 @@ For a pair (u, v) of a node and an ancestor, negatives N(u) that are not above u
 All ancestors of a node share its sum over the negatives, which is taken once. A small s lets far negatives push still,
 so that points find their places; it is an inverse temperature, and the radius an embedding needs grows as 1 / s.
 
-With E the angle by which u lies outside the cone of v (`EntailmentCone`), which should be 0 for ancestors,
+With e(v, u) = Xi - psi the angle by which u lies outside the cone of v, below 0 inside (`EntailmentCone` is [e]_+),
 
-    cones      E(v, u) + sum_{v' in N(u)} [margin - E(v', u)]_+
+    cones      [e(v, u)]_+ + 10 mean_{v' in N(u)} [margin - e(v', u)]_+
+
+The paper has ten negatives for each pair, half of them children, and [e]_+ there too, which has no gradient in a cone
+that a node is to leave.
 
 References: Nickel, Kiela, "Poincare embeddings for learning hierarchical representations", NeurIPS 2017,
 arXiv:1705.08039, equation 6 (s = 1); Ganea, Becigneul, Hofmann, "Hyperbolic entailment cones for learning hierarchical
@@ -36,6 +39,6 @@ def ranking(positive: Tensor, negative: Tensor, rows: Tensor, left_out: Tensor, 
 
 
 def cones(positive: Tensor, negative: Tensor, rows: Tensor, left_out: Tensor, *, margin: float = 0.01) -> Tensor:
-    """Max-margin loss of entailment cones. Angles E in, radians; shapes and what comes out as in `ranking`."""
-    total = (margin - negative).relu().masked_fill(left_out, 0.0).sum(-1)
-    return positive + total[rows]
+    """Max-margin loss of entailment cones. Angles e in, radians; shapes and what comes out as in `ranking`."""
+    inside = (margin - negative).relu().masked_fill(left_out, 0.0).sum(-1)
+    return positive.relu() + (10 * inside / (~left_out).sum(-1).clamp(min=1))[rows]

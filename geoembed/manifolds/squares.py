@@ -56,7 +56,8 @@ def channels(x: Tensor, planes: int) -> Tensor:
             used = used.any(0)
         last = int(used.any(-1).any(0).cumsum(0).argmax())  # the last that is not zero
         pairs = pairs[..., : max(3, last + 1 + last % 2), :]
-    return torch.view_as_complex(pairs.movedim((-2, -3), (0, 1)).double().contiguous())
+    whole = pairs.movedim((-2, -3), (0, 1)).to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    return torch.view_as_complex(whole)  # of a copy: memory from a file need not be aligned for complex numbers
 
 
 def cells_of(x: Tensor, planes: int) -> Tensor:
