@@ -68,6 +68,7 @@ _PACKAGES = (
     "evaluation",
     "export",
     "flows",
+    "interop",
     "losses",
     "manifolds",
     "models",

@@ -99,6 +99,10 @@ class Distance(nn.Module):
         """`pairwise` has no form of its own: it makes every pair of items."""
         return self.embed_p is None and type(self)._pairwise is Distance._pairwise
 
+    def __repr__(self) -> str:  # on one line, for messages and tables; that of nn.Module takes a line a part
+        parts = [*map(repr, self.children()), self.extra_repr()]
+        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
+
     def _checked(self, x: Items, y: Items, item_dims: int) -> tuple[Any, Any]:
         """x and y, as `PointSets` where the items are sets.
 

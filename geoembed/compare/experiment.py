@@ -2,6 +2,8 @@
 
 For each seed the classes are dealt to folds anew. A fold's classes are held out: the others train an encoder from fresh
 weights, and MAP@R of the held-out items, each the query among the rest, is the result. No choice is ever made on them.
+Items are divided by the standard deviation of the training ones: hyperbolic space is flat near its origin, and items of
+length 0.1 would never leave it.
 With `trials` above 1 the learning rate and the scale of the margins are chosen for each loss and distance from as many
 settings, the same ones for all, by MAP@R on a half held out of the training part of the first fold. What the items give
 as they are, without training, is measured too: with few classes to learn from it can be more.
@@ -179,8 +181,8 @@ def run_one(run: Run, data: Labelled, config: CompareConfig) -> Run:
     lr, scale = _tuned(run, data, folds[0][0], config) if config.trials > 1 else TRIALS[0]
     train, held_out = folds[run["fold"]]
     seed = 1000 * run["seed"] + run["fold"]
-    method = _trained(run, data[train], config, seed, lr, scale)
-    figures = _evaluated(method, data[held_out])
+    method, size = _trained(run, data[train], config, seed, lr, scale)
+    figures = _evaluated(method, data[held_out], size)
     return run | {"lr": config.lr * lr, "margin_scale": scale} | figures | {"seconds": time.perf_counter() - start}
 
 
@@ -202,12 +204,15 @@ def _tuned(run: Run, data: Labelled, train: Tensor, config: CompareConfig) -> tu
     fit, valid = _split(inner, config, 2, run["seed"])[0]
     scored = []
     for lr, scale in TRIALS[: config.trials]:
-        method = _trained(run, inner[fit], config, 1000 * run["seed"] + 999, lr, scale)
-        scored.append((_evaluated(method, inner[valid])["map@r"], (lr, scale)))
+        method, size = _trained(run, inner[fit], config, 1000 * run["seed"] + 999, lr, scale)
+        scored.append((_evaluated(method, inner[valid], size)["map@r"], (lr, scale)))
     return max(scored, key=lambda pair: pair[0])[1]
 
 
-def _trained(run: Run, data: Labelled, config: CompareConfig, seed: int, lr: float, scale: float) -> Method:
+def _trained(
+    run: Run, data: Labelled, config: CompareConfig, seed: int, lr: float, scale: float
+) -> tuple[Method, float]:
+    """The trained method, and what items are divided by."""
     generator = _seeded(seed)
     classes, labels = data.labels.unique(return_inverse=True)
     method = build(run["loss"], run["distance"], data, len(classes), config, generator)
@@ -216,14 +221,15 @@ def _trained(run: Run, data: Labelled, config: CompareConfig, seed: int, lr: flo
         {"params": list(method.loss.parameters()), "weight_decay": 0.0},
     ]
     optimizer = RiemannianAdam([group for group in groups if group["params"]], lr=config.lr * lr)
-    size = min(config.batch_size, config.per_class * len(classes))
-    batches = MPerClass(labels, config.per_class, size - size % config.per_class, generator)
+    most = min(config.batch_size, config.per_class * len(classes))
+    batches = MPerClass(labels, config.per_class, most - most % config.per_class, generator)
+    size = _spread(data.items)
     step = 0
     while step < config.steps:
         for batch in batches:
             if step == config.steps:
                 break
-            x = method.encoder(_floats(data.items[batch]))
+            x = method.encoder(_floats(data.items[batch], size))
             if step == 0:  # measure the unit, then widen it
                 with torch.no_grad():
                     method.loss(x, labels[batch])
@@ -233,12 +239,12 @@ def _trained(run: Run, data: Labelled, config: CompareConfig, seed: int, lr: flo
             loss.backward()
             optimizer.step()
             step += 1
-    return method
+    return method, size
 
 
 @torch.no_grad()
-def _evaluated(method: Method, data: Labelled) -> Run:
-    parts = [method.encoder(_floats(data.items[i : i + 512])) for i in range(0, len(data), 512)]
+def _evaluated(method: Method, data: Labelled, size: float) -> Run:
+    parts = [method.encoder(_floats(data.items[i : i + 512], size)) for i in range(0, len(data), 512)]
     x = torch.cat(parts) if isinstance(parts[0], Tensor) else _joined(parts)
     found = retrieval_metrics(method.loss.distance, x, data.labels, ks=(1,))
     return {"map@r": found.map_at_r, "r-precision": found.r_precision, "p@1": found.precision_at_1}
@@ -249,8 +255,15 @@ def _joined(parts: list[Any]) -> Items:
     return PointSets.from_list(sets)
 
 
-def _floats(items: Items) -> Any:
-    return items.to(torch.float32)
+def _spread(items: Items) -> float:
+    """Standard deviation of all numbers of the items, 1 if they are all alike."""
+    numbers = torch.cat(items.unpad()) if isinstance(items, PointSets) else items
+    return float(numbers.std()) or 1.0
+
+
+def _floats(items: Items, size: float = 1.0) -> Any:
+    items = items.to(torch.float32)
+    return items.map(lambda points: points / size) if isinstance(items, PointSets) else items / size
 
 
 def _seeded(seed: int) -> torch.Generator:

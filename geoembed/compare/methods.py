@@ -3,7 +3,8 @@
 Every loss measures its unit, the median distance of negatives, on the first batch (`unit="auto"`), so that its margins
 and temperatures mean the same under every distance; `Circle` sees e^-d where distances have no bound. Embeddings of a
 hyperbolic distance go through `HyperbolicHead`; under a distance between sets the embedding of a vector or image is cut
-into points, and that of a point set is a point set again.
+into points, and that of a point set is a point set again. `clipped-euclidean` is the control of a hyperbolic distance:
+what a bound of the radius does without curvature.
 """
 
 import math
@@ -32,6 +33,7 @@ from geoembed.errors import DataError
 from geoembed.losses import LOSSES, Circle, ExpNeg, MetricLoss, ProxyLoss
 from geoembed.manifolds import HYPERBOLIC
 from geoembed.models.encoders import MLP, ConvNet, HyperbolicHead, PointEncoder, SetEncoder
+from geoembed.numerics import norm
 from geoembed.pointsets import PointSets
 
 __all__ = ["Method", "build"]
@@ -45,6 +47,17 @@ class Method:
 
     encoder: nn.Module
     loss: MetricLoss
+
+
+class _Clip(nn.Module):
+    """Vectors no longer than `length`. (B, d) -> (B, d)."""
+
+    def __init__(self, length: float):
+        super().__init__()
+        self.length = length
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.length / norm(x, keepdim=True).clamp(min=self.length))
 
 
 class _Points(nn.Module):
@@ -70,6 +83,8 @@ def build(
     if isinstance(metric, Geodesic):
         encoder = nn.Sequential(encoder, HyperbolicHead(metric.manifold, config.clip))
         item = (metric.manifold.point_dim(config.dim),)
+    if distance == "clipped-euclidean":
+        encoder = nn.Sequential(encoder, _Clip(config.clip))
     common: dict[str, Any] = {"unit": "auto"}
     cls: Any = LOSSES[loss]
     if cls is Circle and not metric.upper_bound < math.inf:
@@ -108,6 +123,7 @@ def _distance(name: str, item: tuple[int, ...], config: CompareConfig, generator
     d = item[-1]
     plain: dict[str, Callable[[], Distance]] = {
         "euclidean": Euclidean,
+        "clipped-euclidean": Euclidean,
         "manhattan": lambda: Lp(1),
         "cosine": Cosine,
         "snr": SNR,

@@ -9,7 +9,7 @@ from geoembed.settings import Settings, setting
 __all__ = ["DISTANCES", "LOSSES", "CompareConfig"]
 
 DISTANCES = (
-    *("euclidean", "manhattan", "cosine", "snr", "curvilinear"),
+    *("euclidean", "clipped-euclidean", "manhattan", "cosine", "snr", "curvilinear"),
     *("poincare", "lorentz", "halfspace"),
     *("sliced-wasserstein", "energy-sliced-wasserstein", "tree-sliced-lines"),
 )
@@ -44,7 +44,13 @@ class CompareConfig(Settings):
     dim: int = setting(32, "numbers that an embedding has", low=2)
     set_size: int = setting(8, "points of an embedding under a distance between sets, if the data are vectors", low=1)
     hidden: int = setting(128, "width of the hidden layers of the encoder", low=1)
-    clip: float = setting(2.0, "largest distance from the origin in hyperbolic space, above 0", low=0)
+    clip: float = setting(
+        2.0, "largest distance from the origin in hyperbolic space, and under clipped-euclidean, its control", low=0
+    )
+        2.0,
+        "largest distance from the origin in hyperbolic space and under clipped-euclidean, its control; above 0",
+        low=0,
+    )
     steps: int = setting(200, "batches of a training", low=1)
     batch_size: int = setting(64, "items of a batch", low=4)
     per_class: int = setting(4, "items of a class in a batch", low=2)

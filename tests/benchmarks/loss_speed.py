@@ -18,7 +18,7 @@ import torch
 from common import Memory, arguments, interleaved, median, ratio, table
 from pytorch_metric_learning import distances, losses, miners
 
-from geoembed.distances import Euclidean
+from geoembed.distances import SNR, Euclidean
 from geoembed.losses.lifted import GeneralisedLifted, Lifted
 from geoembed.losses.pairs import Contrastive, Margin, RankedList
 from geoembed.losses.triplets import SemiHardTriplet, SoftMarginTriplet, Triplet
@@ -58,6 +58,13 @@ CASES = {
     ),
     "semi-hard: our loss, their miner": Case(
         1024, our(SemiHardTriplet), pml(miners.TripletMarginMiner, type_of_triplets="semihard"), 8, 1 / 10, same=False
+    ),
+    "contrastive, SNR": Case(
+        1024,
+        lambda: Contrastive(SNR()),
+        lambda: losses.ContrastiveLoss(distance=distances.SNRDistance(normalize_embeddings=False)),
+        15,
+        1 / 8,
     ),
     "contrastive": Case(1024, our(Contrastive, margin=15.0), pml(losses.ContrastiveLoss, neg_margin=15.0), 1 / 1.1),
     "margin": Case(1024, our(Margin, beta=14.0), pml(losses.MarginLoss, beta=14.0)),
