@@ -47,10 +47,6 @@ class CompareConfig(Settings):
     clip: float = setting(
         2.0, "largest distance from the origin in hyperbolic space, and under clipped-euclidean, its control", low=0
     )
-        2.0,
-        "largest distance from the origin in hyperbolic space and under clipped-euclidean, its control; above 0",
-        low=0,
-    )
     steps: int = setting(200, "batches of a training", low=1)
     batch_size: int = setting(64, "items of a batch", low=4)
     per_class: int = setting(4, "items of a class in a batch", low=2)
