@@ -117,7 +117,7 @@ class Manifest:
 def available() -> dict[str, Manifest]:
     """The data sets with a manifest, by name: the shipped ones, then those of $GEOEMBED_DATA."""
     found: dict[str, Manifest] = {}
-    for root in (_shipped(), _own()):
+    for root in (_shipped(), own_folder()):
         for folder in sorted(root.iterdir()) if root is not None and root.is_dir() else ():
             if (folder / MANIFEST).is_file():
                 found.setdefault(folder.name, Manifest.read(folder))
@@ -149,7 +149,7 @@ def load(name: StrPath) -> Triples | Closure:
 def _candidates(name: str) -> Iterator[Path]:
     if (root := _shipped()) is not None and (root / name / MANIFEST).is_file():
         yield root / name
-    if (root := _own()) is not None:
+    if (root := own_folder()) is not None:
         yield from (root / name, root / "kg" / name, root / "wordnet" / f"{name}.tsv.gz")
 
 
@@ -157,7 +157,7 @@ def _known() -> set[str]:
     names: set[str] = set()
     if (root := _shipped()) is not None:
         names.update(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
-    if (root := _own()) is not None:
+    if (root := own_folder()) is not None:
         for pattern in ("*", "kg/*"):
             names.update(p.name for p in root.glob(pattern) if (p / MANIFEST).is_file() or any(p.glob("train.*")))
         names.update(path.name.removesuffix(".tsv.gz") for path in root.glob("wordnet/*.tsv.gz"))
@@ -173,7 +173,8 @@ def _shipped() -> Path | None:
     return checkout / "datasets" if (checkout / "pyproject.toml").is_file() else None
 
 
-def _own() -> Path | None:
+def own_folder() -> Path | None:
+    """The folder that GEOEMBED_DATA names."""
     folder = os.environ.get("GEOEMBED_DATA")
     return Path(folder).expanduser() if folder else None
 

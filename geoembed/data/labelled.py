@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geoembed.data.catalogue import own_folder
 from geoembed.data.classes import check_labels, check_nested
 from geoembed.data.formats import StrPath, listing
 from geoembed.data.labelled_files import read_clinc150, read_folder, read_npz, read_omniglot
@@ -106,8 +107,8 @@ def load_labelled(name: StrPath = "digits") -> Labelled:
         MissingDependencyError: digits or clinc150 without scikit-learn.
     """
     text = os.fspath(name)
-    own = os.environ.get("GEOEMBED_DATA")
-    folder = Path(own).expanduser() / "metric" if own else None
+    own = own_folder()
+    folder = None if own is None else own / "metric"
     if text == "digits":
         return _digits()
     if text in ("omniglot", "clinc150"):
