@@ -101,7 +101,7 @@ class Distance(nn.Module):
 
     def __repr__(self) -> str:  # on one line, for messages and tables; that of nn.Module takes a line a part
         parts = [*map(repr, self.children()), self.extra_repr()]
-        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
+        return f"{self._get_name()}({', '.join(part for part in parts if part)})"
 
     def _checked(self, x: Items, y: Items, item_dims: int) -> tuple[Any, Any]:
         """x and y, as `PointSets` where the items are sets.

@@ -47,7 +47,7 @@ LOSSES = {
     "ManifoldSimilarity": lambda distance, **common: manifold_similarity.ManifoldSimilarity(distance, **common),
 }
 PROXIES = {
-    "ProxyNCA": (proxies.ProxyNCA, {"scale": 4.0}),
+    "ProxyNCA": (proxies.ProxyNCA, {"scale": 2.0}),
     "NormalizedSoftmax": (proxies.NormalizedSoftmax, {}),
     "ProxyAnchor": (proxies.ProxyAnchor, {}),
     "SoftTriple": (proxies.SoftTriple, {"per_class": 1, "scale": 4.0}),  # with several a class is several groups

@@ -384,6 +384,6 @@ def test_facts():
     assert not MMD(Lp(1.5), 1).is_metric
     assert Chamfer(Cosine()).upper_bound == 4
     assert EnergyDistance(Cosine()).upper_bound == 2
-    assert repr(MMD(Euclidean(), 0.5, 2)) == "MMD(\n  bandwidths=0.5, 2\n  (ground): Euclidean()\n)"
+    assert repr(MMD(Euclidean(), 0.5, 2)) == "MMD(Euclidean(), bandwidths=0.5, 2)"
     x, y = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(13), dtype=torch.float64)
     torch.testing.assert_close(Scaled(Chamfer(Euclidean()), 0.5)(x, y), Chamfer(Euclidean())(x, y) / 2)
