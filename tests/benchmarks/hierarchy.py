@@ -23,14 +23,14 @@ from geoembed.hierarchy import HierarchyConfig, train_hierarchy
 from geoembed.reconstruction import reconstruct
 
 PLANE = {"dim": 2, "scale": 0.5, "lr": 0.08, "epochs": 800}
-MANY = {"batch_size": 256, "negatives": 1000, "lr": 0.1}  # for more nodes; not tuned yet
+MANY = {"batch_size": 128, "negatives": 1000, "lr": 0.2}  # for more nodes
 RUNS = [
     ("mammals d=5", "MR <= 1.20, MAP >= .943, 100 s", {"dim": 5}),
     ("mammals d=2", "MR <= 1.55, MAP >= .911, 300 s", PLANE),
-    ("verbs d=2", "MAP >= .579", PLANE | MANY | {"epochs": 200}),
-    ("verbs d=5", "MAP >= .935", {"dim": 5, "epochs": 150} | MANY),
-    ("verbs d=10", "MAP >= .933", {"dim": 10, "epochs": 150} | MANY),
-    ("nouns d=10", "MAP >= .928", {"dim": 10, "epochs": 100} | MANY),
+    ("verbs d=2", "MAP >= .579", PLANE | MANY | {"lr": 0.4, "epochs": 300}),
+    ("verbs d=5", "MAP >= .935", {"dim": 5, "epochs": 300} | MANY),
+    ("verbs d=10", "MAP >= .933", {"dim": 10, "epochs": 240} | MANY),
+    ("nouns d=10", "MAP >= .928", {"dim": 10, "epochs": 60, "burn_in": 3} | MANY | {"batch_size": 256}),
 ]
 
 
