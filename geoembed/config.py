@@ -169,14 +169,21 @@ class HierarchyConfig(Settings):
     max_step: float = setting(
         1.0, "a point's gradient counts as max_step / learning rate at most; 0 is no limit", low=0
     )
-    burn_in: int = setting(5, "epochs of the burn-in", low=0)
+    burn_in: int = setting(5, "epochs of the burn-in, after a start at the origin", low=0)
     burn_in_factor: float = setting(0.02, "of the learning rate in the burn-in", low=0)
     warmup: float = setting(0.7, "share of the steps after the burn-in in which the learning rate rises", low=0)
     schedule: str = setting("linear", "how the learning rate falls in the end", ("constant", "linear", "cosine"))
     lr_final: float = setting(0.2, "fraction of the learning rate left at the end", low=0)
-    epochs: int = setting(350, "passes over the nodes that have ancestors, the burn-in included", low=1)
+    epochs: int = setting(
+        350, "passes over the nodes that have ancestors, the burn-in included; 0 keeps the nested start", low=0
+    )
     batch_size: int = setting(64, "nodes a step, each with all its ancestors", low=1)
     negatives: int = setting(200, "nodes drawn a step, for all nodes of the batch", low=1)
+    start: str = setting(
+        "origin",
+        "where training starts: at random near the origin, or nested, each node nearer to its ancestors already",
+        ("origin", "nested"),
+    )
     init_scale: float = setting(1e-3, "standard deviation of the initial points about the origin, above 0", low=0)
     hold_out: float = setting(
         0.0, "share of the pairs that is not trained on but predicted; they follow from others", low=0
@@ -201,7 +208,15 @@ class HierarchyConfig(Settings):
         if self.hold_out >= 1:
             raise DomainError(f"hold_out is a share of the pairs, below 1; got {self.hold_out}")
         schedule(self.schedule, warmup=self.warmup, final=self.lr_final)  # raises for shares that are none
-        if self.burn_in >= self.epochs:
+        if self.start == "nested":
+            if self.manifold == "euclidean" or self.dim < 2:
+                raise DomainError(
+                    f"a nested start takes a hyperbolic space of two dimensions or more, got {self.manifold} of "
+                    f"dimension {self.dim}"
+                )
+        elif self.epochs == 0:
+            raise DomainError('without epochs there is only a nested start; set start = "nested", or epochs')
+        elif self.burn_in >= self.epochs:
             raise DomainError(
                 f"burn_in must leave some of the {self.epochs} epochs, got {self.burn_in}; lower it or raise epochs"
             )

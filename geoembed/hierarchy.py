@@ -15,13 +15,17 @@ training. A node with many descendants in a batch, such as a root, has the sum o
 lr |gradient| is held at `max_step`. The papers' learning rates are of the mean over a batch: 0.3 at 10 pairs is 0.03 of
 ours.
 
+A nested start is the points of `geoembed.nested`, which are in order already as far as the hierarchy is a tree. From
+there training takes smaller steps (a learning rate of 0.005, say), and keeps the start unless it finds something better.
+
 References: Nickel, Kiela, NeurIPS 2017, arXiv:1705.08039 (loss, burn-in); Nickel, Kiela, "Learning continuous
 hierarchies in the Lorentz model of hyperbolic geometry", ICML 2018, arXiv:1806.03417.
 """
 
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import geoopt
@@ -32,10 +36,11 @@ from torch import Tensor, nn
 from geoembed.config import HierarchyConfig
 from geoembed.data import Closure
 from geoembed.distances.geodesic import Geodesic
-from geoembed.errors import DataError, DomainError, ShapeError
+from geoembed.errors import DataError, DomainError, NumericalWarning, ShapeError
 from geoembed.losses.hierarchy import ranking
 from geoembed.manifolds import Euclidean, HalfSpace, HTiling, Lorentz, PoincareBall
 from geoembed.manifolds.ltiling import LTiling
+from geoembed.nested import embed_closure
 from geoembed.optim import OPTIMIZERS
 from geoembed.schedules import schedule
 from geoembed.training import Fitted, fit
@@ -170,19 +175,27 @@ def train_hierarchy(
             the best score are kept.
         progress, on_epoch: as in `fit`; a record also has the learning rate `lr`.
 
-    Raises what `HierarchyTask` and `fit` raise.
+    Points beyond what floats hold bring a NumericalWarning. Raises what `HierarchyTask` and `fit` raise.
     """
     config = HierarchyConfig() if config is None else config
     space = SPACES[config.manifold](config) if manifold is None else manifold
     streams = [torch.Generator().manual_seed((1000 * config.seed + i) % 2**63) for i in range(3)]
     size = space.point_dim(config.dim) if hasattr(space, "point_dim") else config.dim
-    points = space.random(closure.n_nodes, size, std=config.init_scale, generator=streams[0], dtype=torch.float64)
+    nested = config.start == "nested"
+    if nested:
+        points = _shaken(embed_closure(closure, space, dim=config.dim), space, config.init_scale, streams[0])
+    else:
+        points = space.random(closure.n_nodes, size, std=config.init_scale, generator=streams[0], dtype=torch.float64)
+    score = None if validate is None or not nested else validate(points, space)
+    if config.epochs == 0:
+        return Hierarchy(closure, space, points, Fitted(0, score, 0))
+    start = points.clone()
     task = HierarchyTask(closure, space, points, scale=config.scale, negatives=config.negatives, generator=streams[2])
     later = schedule(config.schedule, warmup=config.warmup, final=config.lr_final)
 
     def factor(step: int, total: int) -> float:
         """Of the learning rate; `fit` asks for it before each step, so the task learns here whether it burns in."""
-        first = total * config.burn_in // config.epochs
+        first = 0 if nested else total * config.burn_in // config.epochs
         task.burning = step < first
         return config.burn_in_factor if task.burning else later(step - first, total - first)
 
@@ -214,4 +227,30 @@ def train_hierarchy(
         progress=progress,
         on_epoch=finished,
     )
+    _warn_if_lost(task.points.detach(), space)
+    if score is not None and fitted.best_score is not None and score >= fitted.best_score:
+        return Hierarchy(closure, space, start, replace(fitted, best_score=score, best_epoch=0))
     return Hierarchy(closure, space, task.points.detach(), fitted)
+
+
+def _warn_if_lost(points: Tensor, space: geoopt.Manifold) -> None:
+    """Where coordinates are floats, e^-r/2, what tells the directions of points at radius r apart, is to be one."""
+    if not isinstance(space, Lorentz | HalfSpace):  # a ball ends before
+        return
+    r = space.c.sqrt() * space.dist(points, space.origin(*points.shape[1:], dtype=points.dtype))
+    longest = -2 * math.log(torch.finfo(points.dtype).eps)
+    lost = int((r > longest).sum())
+    if lost:
+        warnings.warn(
+            f"{lost:,} of {len(points):,} points lie beyond radius {longest:.0f}, the farthest at {float(r.max()):.0f}; "
+            f"{points.dtype} tells no directions apart there, so their distances mean nothing. Lower the learning "
+            "rate, or train on htiling",
+            NumericalWarning,
+            stacklevel=3,
+        )
+
+
+def _shaken(points: Tensor, space: geoopt.Manifold, length: float, generator: torch.Generator) -> Tensor:
+    """Each point moved in a random direction: gradients are to leave the plane that all points lie in."""
+    v = space.proju(points, torch.randn(points.shape, generator=generator, dtype=points.dtype))
+    return space.expmap(points, length * v / space.norm(points, v, keepdim=True))

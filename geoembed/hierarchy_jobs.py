@@ -167,11 +167,12 @@ def _train_into(run: HierarchyRun, progress: bool, say: Callable[[str], None]) -
         closure, config, run.folder / "checkpoints", validate=validate, progress=progress, on_epoch=on_epoch
     )
     fitted = result.fitted
-    last = fitted.history[-1]
-    say(
-        f"{fitted.epochs} epochs in {last['seconds']:.0f} s, loss {last['loss']:.3f}, "
-        f"best MAP {fitted.best_score:.4f} in epoch {fitted.best_epoch}"
-    )
+    if fitted.epochs:
+        last = fitted.history[-1]
+        say(
+            f"{fitted.epochs} epochs in {last['seconds']:.0f} s, loss {last['loss']:.3f}, "
+            f"best MAP {fitted.best_score:.4f} in epoch {fitted.best_epoch}"
+        )
     if config.loss == "ranking":
         run.save_points(result.points)
         return

@@ -227,10 +227,10 @@ def own_points(manifold: geoopt.Manifold, u: np.ndarray, true: bool = False) -> 
         space = "plane" if isinstance(manifold, Euclidean) else "tangent plane at the origin"
         low, high = (f(flat.real) + 1j * f(flat.imag) for f in (np.min, np.max))
         flat = flat - (low + high) / 2
-        return flat * 0.97 / max(np.abs(flat).max(), 1e-300), f"The trained points themselves, in the {space}"
+        return flat * 0.97 / max(np.abs(flat).max(), 1e-300), f"The points themselves, in the {space}"
     c = float(manifold.c)
     flat *= np.sqrt(c)
-    about = f"The trained points themselves, on the disk of curvature {-c:.3g}"
+    about = f"The points themselves, on the disk of curvature {-c:.3g}"
     far = max(float(np.quantile(np.abs(flat), 0.98)), 1e-12)
     if not (2 <= far <= 5 or true):  # else most of the disk is empty, or all dots are on its rim
         factor = (3 if far < 2 else 4) / far

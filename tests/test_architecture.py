@@ -30,6 +30,7 @@ FLOORS = {
         "reconstruction",
         "neighbourhoods",
         "combinatorial",
+        "nested",
         "quality",
         "retrieval",
         "codec",

@@ -9,10 +9,19 @@ import pytest
 import torch
 
 from geoembed.data import Closure, load
-from geoembed.errors import CheckpointError, DataError, DataWarning, DomainError, ShapeError, UnknownNameError
+from geoembed.errors import (
+    CheckpointError,
+    DataError,
+    DataWarning,
+    DomainError,
+    NumericalWarning,
+    ShapeError,
+    UnknownNameError,
+)
 from geoembed.hierarchy import SPACES, HierarchyConfig, HierarchyTask, train_hierarchy
 from geoembed.losses.hierarchy import ranking
 from geoembed.manifolds import MANIFOLDS, Euclidean, Lorentz, Product
+from geoembed.nested import embed_closure
 from geoembed.reconstruction import reconstruct
 
 
@@ -278,6 +287,39 @@ def test_validation_keeps_the_best_points():
     assert torch.equal(result.points, scores[2][1])
 
 
+@pytest.mark.parametrize("name", ["lorentz", "htiling"])
+def test_nested_start(name):
+    """Without epochs the points are those of `embed_closure`; training leaves their plane, and keeps the better."""
+    closure, config = binary(), HierarchyConfig(dim=4, manifold=name, start="nested", epochs=0, init_scale=1e-9)
+    start = train_hierarchy(closure, config, progress=False)
+    placed = embed_closure(closure, start.manifold, dim=4)
+    assert start.manifold.dist(start.points, placed).max() < 1e-6
+    assert (start.fitted.epochs, start.fitted.history) == (0, [])
+    assert reconstruct(start.points, start.manifold, closure).metrics()["map"] == 1
+
+    quick = dataclasses.replace(config, epochs=20, batch_size=8, negatives=20, init_scale=1e-2, lr=0.005)
+    moved = train_hierarchy(closure, quick, progress=False)
+    assert moved.manifold.to_tangent(moved.points)[:, 2:].abs().max() > 1e-3
+    assert moved.manifold.dist(moved.points, placed).max() > 2e-2
+    assert moved.fitted.history[0]["lr"] > quick.burn_in_factor * quick.lr / 10  # no burn-in
+
+    def score(points, manifold):
+        return -manifold.dist(points, placed).max().item()  # the start is the best
+
+    kept = train_hierarchy(closure, quick, validate=score, progress=False)
+    assert (kept.fitted.best_epoch, kept.fitted.epochs) == (0, 20)
+    assert kept.manifold.dist(kept.points, placed).max() < 2e-2
+    better = train_hierarchy(closure, quick, validate=lambda points, manifold: -score(points, manifold), progress=False)
+    assert better.fitted.best_epoch > 0
+    assert not torch.equal(better.points, kept.points)
+
+
+def test_points_beyond_floats_bring_a_warning():
+    config = dataclasses.replace(QUICK, init_scale=40.0, epochs=3, lr=1e-6, manifold="halfspace")
+    with pytest.warns(NumericalWarning, match="beyond radius 72.*train on htiling"):
+        train_hierarchy(binary(), config, progress=False)
+
+
 def test_steps_are_held():
     """No point moves further than max_step, however large the gradient."""
     closure, manifold = Closure.from_pairs([(f"{i:03}", "root") for i in range(300)]), Lorentz()
@@ -306,7 +348,9 @@ def test_steps_are_held():
         ({"lr_final": 1.5}, DomainError, "final"),
         ({"burn_in": 7, "epochs": 7}, DomainError, "burn_in must leave some of the 7 epochs"),
         ({"negatives": 0}, DomainError, "negatives"),
-        ({"epochs": 0}, DomainError, "epochs"),
+        ({"epochs": 0}, DomainError, "without epochs there is only a nested start"),
+        ({"start": "nested", "manifold": "euclidean"}, DomainError, "hyperbolic space of two dimensions or more"),
+        ({"start": "nested", "dim": 1}, DomainError, "got lorentz of dimension 1"),
         ({"hold_out": 1.0}, DomainError, "hold_out is a share of the pairs, below 1"),
         ({"limbs": 0}, DomainError, "limbs must be a finite number of at least 1"),
         ({"manifold": "ltiling", "dim": 5}, DomainError, "made of planes, so dim must be even, got 5"),

@@ -97,6 +97,16 @@ def test_the_closure_is_computed(folder):
     assert {(closure.nodes[u], closure.nodes[v]) for u, v in closure.pairs.tolist()} == expected
 
 
+def test_a_nested_start_needs_no_training(data, tmp_path, capsys):
+    path = tmp_path / "run"
+    words = ["train", data, "-o", str(path), "--dim", "2", "--start", "nested", "--epochs", "0"]
+    assert main(words) == 0
+    assert re.search(r"reconstruction +1\.000 +1\.0000", capsys.readouterr().out)
+    assert not (path / "metrics.jsonl").exists()
+    assert (path / "disk.png").exists()
+    assert main(["query", str(path), "n20"]) == 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_closed(seed):
     g = torch.Generator().manual_seed(seed)
@@ -362,7 +372,8 @@ def test_two_nodes_and_parts(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--epochs", "0"], "epochs must be a finite number of at least 1, got 0"),
+        (["--epochs", "0"], 'without epochs there is only a nested start; set start = "nested", or epochs'),
+        (["--epochs", "-1"], "epochs must be a finite number of at least 0, got -1"),
         (["--epochs", "2", "--burn-in", "2"], "burn_in must leave some of the 2 epochs, got 2; lower it or raise"),
         (["--hold-out", "1"], "hold_out is a share of the pairs, below 1"),
         (["--hold-out", "0.99"], "share must leave 1 to 63 of 102 pairs out"),

@@ -208,6 +208,8 @@ class Closure:
         """(pairs with nothing between them, the others), each sorted."""
         from scipy.sparse import csr_array  # only here: loading data needs no scipy
 
+        if not len(self.pairs):
+            return self.pairs, self.pairs
         child, ancestor = self.pairs.numpy().T
         shape = (self.n_nodes, self.n_nodes)
         above = csr_array((np.ones(len(child), dtype=np.int32), (child, ancestor)), shape=shape)
