@@ -129,7 +129,7 @@ class CodecReport:
     """How small and how exact a file of points is. Sizes in bytes, distances in units of curvature -1.
 
     Attributes:
-        rows, size, bits_per_point: of the file.
+        rows, size, bits_per_point: of the file, without the names in it.
         error: root mean square of the distances between points and what comes back.
         cell_bits_per_unit: bits of the cells' names before differences and entropy coding, for each unit of radius.
         radius: of the farthest point.
@@ -169,6 +169,7 @@ def report(points: Tensor, manifold: HTiling | LTiling, bits: int = 16, data: by
     A ball coordinate of a point at radius r needs r / log 2 binary digits to be as exact as one at the origin.
     """
     data = encode(points, manifold, bits) if data is None else data
+    size = len(data) - len(_parts(data)[1].get("names", b""))
     again = decode(data).points
     points = points.detach().cpu()
     error = manifold.dist(points, again).double().square().mean().sqrt().item() if len(points) else 0.0
@@ -180,8 +181,8 @@ def report(points: Tensor, manifold: HTiling | LTiling, bits: int = 16, data: by
     binary = radius / math.log(2) + bits
     return CodecReport(
         rows=len(points),
-        size=len(data),
-        bits_per_point=8 * len(data) / max(1, len(points)),
+        size=size,
+        bits_per_point=8 * size / max(1, len(points)),
         error=error * unit,
         cell_bits_per_unit=named / max(radii.sum().item(), 1e-300),
         radius=radius,
@@ -220,6 +221,12 @@ def _file(header: dict[str, Any], streams: Streams) -> bytes:
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    header, parts = _parts(data)
+    return header, {n: lzma.decompress(p, **_LZMA) if n in header["coded"] else p for n, p in parts.items()}
+
+
+def _parts(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The header and the streams as they are in the file."""
     if not data.startswith(MAGIC):
         raise DataError("not a file of points, or one of a later version; `geoembed.codec.encode` makes such files")
     body, digest = data[:-32], data[-32:]
@@ -227,9 +234,8 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise DataError("the file is damaged or cut short: its check sum does not agree. Copy or make it again.")
     end = body.index(b"\n", len(MAGIC))
     header = json.loads(body[len(MAGIC) : end])
-    start, streams = end + 1, {}
+    start, parts = end + 1, {}
     for name, length in header["streams"].items():
-        part = body[start : start + length]
-        streams[name] = lzma.decompress(part, **_LZMA) if name in header["coded"] else part
+        parts[name] = body[start : start + length]
         start += length
-    return header, streams
+    return header, parts

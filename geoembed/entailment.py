@@ -71,12 +71,11 @@ class ConeTask(HierarchyTask):
         generator: torch.Generator | None = None,
     ):
         super().__init__(closure, manifold, points, negatives=negatives, generator=generator)
-        self.cone, self.axis = EntailmentCone(manifold, width), EntailmentCone(manifold, 1e-12)  # so thin that E is Xi
-        self.margin = margin
+        self.cone, self.margin = EntailmentCone(manifold, width), margin
 
     def losses(self, u: Tensor, above: Tensor, others: Tensor, rows: Tensor, left_out: Tensor) -> Tensor:
-        positive = self.axis(above, u[rows]) - self.psi(above)
-        negative = (self.axis.pairwise(others, u) - self.psi(others).unsqueeze(1)).mT
+        positive = self.cone.angle(above, u[rows]) - self.psi(above)
+        negative = (self.cone.angles(others, u) - self.psi(others).unsqueeze(1)).mT
         return cones(positive, negative, rows, left_out, margin=self.margin)
 
     def psi(self, x: Tensor) -> Tensor:

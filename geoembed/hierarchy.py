@@ -16,7 +16,7 @@ lr |gradient| is held at `max_step`. The papers' learning rates are of the mean 
 ours.
 
 A nested start is the points of `geoembed.nested`, which are in order already as far as the hierarchy is a tree. From
-there training takes smaller steps (a learning rate of 0.005, say), and keeps the start unless it finds something better.
+there training takes smaller steps (a learning rate of 0.005, say) and keeps the start unless it finds something better.
 
 References: Nickel, Kiela, NeurIPS 2017, arXiv:1705.08039 (loss, burn-in); Nickel, Kiela, "Learning continuous
 hierarchies in the Lorentz model of hyperbolic geometry", ICML 2018, arXiv:1806.03417.
@@ -242,7 +242,7 @@ def _warn_if_lost(points: Tensor, space: geoopt.Manifold) -> None:
     lost = int((r > longest).sum())
     if lost:
         warnings.warn(
-            f"{lost:,} of {len(points):,} points lie beyond radius {longest:.0f}, the farthest at {float(r.max()):.0f}; "
+            f"{lost:,} of {len(points):,} points lie beyond radius {longest:.0f}, up to {float(r.max()):.0f}. "
             f"{points.dtype} tells no directions apart there, so their distances mean nothing. Lower the learning "
             "rate, or train on htiling",
             NumericalWarning,

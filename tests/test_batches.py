@@ -393,10 +393,10 @@ def test_kmeans_of_equal_points_leaves_no_cluster_empty():
 
 
 def test_an_empty_cluster_takes_the_farthest_item():
-    from geoembed.data.kmeans import _fill
+    from geoembed.data.kmeans import fill_empty
 
     labels, d = torch.tensor([0, 0, 0, 2]), torch.tensor([1.0, 5.0, 2.0, 9.0])
-    _fill(labels, d, 4)  # the item of cluster 2 is alone there, and stays
+    fill_empty(labels, d, 4)  # the item of cluster 2 is alone there, and stays
     assert labels.tolist() == [0, 1, 3, 2]
 
 

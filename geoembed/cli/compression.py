@@ -35,9 +35,10 @@ def compress(args: argparse.Namespace) -> None:
     )
     points = convert(points, manifold, tiling)
     path = args.output or args.folder / "points.geo"
+    data = encode(points, tiling, args.bits, names)
     with atomic_write(path, "wb") as file:
-        file.write(encode(points, tiling, args.bits, names))
-    print(f"{report(points, tiling, args.bits)}\n{path}: {path.stat().st_size:,} bytes, names included")
+        file.write(data)
+    print(f"{report(points, tiling, args.bits, data)}\n{path}: {len(data):,} bytes, names included")
 
 
 def restore(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from geoembed.distance import Distance, Items, pairwise_blocks
 from geoembed.errors import DomainError, ShapeError
 from geoembed.numerics import sqdist
 
-__all__ = ["Clusters", "Medoids", "cluster", "kmeans", "kmedoids"]
+__all__ = ["Clusters", "Medoids", "cluster", "far_apart", "fill_empty", "kmeans", "kmedoids"]
 
 _BLOCK = 1 << 22  # elements of a block of distances
 
@@ -68,11 +68,11 @@ def kmeans(
 
 
 def _lloyd(x: Tensor, k: int, generator: torch.Generator | None, iterations: int) -> Clusters:
-    centres = x[_far_apart(len(x), k, lambda index: sqdist(x, x[index]), generator)]
+    centres = x[far_apart(len(x), k, lambda index: sqdist(x, x[index]), generator)]
     labels = torch.full((len(x),), -1, device=x.device)
     for _ in range(iterations):
         previous, (labels, squared) = labels, _nearest(x, centres)
-        _fill(labels, squared, k)
+        fill_empty(labels, squared, k)
         if torch.equal(labels, previous):
             break
         centres = x.new_zeros(k, x.shape[1]).index_add_(0, labels, x) / labels.bincount(minlength=k).unsqueeze(1)
@@ -80,7 +80,7 @@ def _lloyd(x: Tensor, k: int, generator: torch.Generator | None, iterations: int
     return Clusters(centres, labels, inertia)
 
 
-def _far_apart(n: int, k: int, costs: Callable[[Tensor], Tensor], generator: torch.Generator | None) -> Tensor:
+def far_apart(n: int, k: int, costs: Callable[[Tensor], Tensor], generator: torch.Generator | None) -> Tensor:
     """Indices of k different items: each is the best of a few drawn in proportion to their cost.
 
     costs: indices (c,) -> what each item costs with each of them as its centre, (n, c).
@@ -115,7 +115,7 @@ def _nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
 
 
-def _fill(labels: Tensor, distances: Tensor, k: int) -> None:
+def fill_empty(labels: Tensor, distances: Tensor, k: int) -> None:
     """Give each empty cluster the item farthest from its centre that is not alone in its cluster."""
     counts = labels.bincount(minlength=k)
     for empty in (counts == 0).nonzero().flatten().tolist():
@@ -149,7 +149,7 @@ def kmedoids(
         return _finite(torch.cat([block for _, block in pairwise_blocks(distance, items, x[of])]), distance)
 
     _finite(distance(x, x).unsqueeze(1), distance)  # names the bad item, where its column would show all
-    medoids = _far_apart(n, k, lambda index: columns(x, index), generator)
+    medoids = far_apart(n, k, lambda index: columns(x, index), generator)
     for _ in range(iterations):
         labels, _ = _assigned(x, medoids, columns)
         better = medoids.clone()

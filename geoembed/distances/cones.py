@@ -53,10 +53,18 @@ class EntailmentCone(Distance):
         return self.manifold
 
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._outside(self.radius(x), self.radius(y), self.manifold.dist(x, y))
+        return (self.angle(x, y) - self.aperture(self.radius(x))).relu()
 
     def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._outside(self.radius(x).unsqueeze(-1), self.radius(y).unsqueeze(-2), self.manifold.cdist(x, y))
+        return (self.angles(x, y) - self.aperture(self.radius(x)).unsqueeze(-1)).relu()
+
+    def angle(self, x: Tensor, y: Tensor) -> Tensor:
+        """Xi(x, y) in [0, pi], 0 where x = y. x, y: (*B, k) -> (*B)."""
+        return self._angle(self.radius(x), self.radius(y), self.manifold.dist(x, y))
+
+    def angles(self, x: Tensor, y: Tensor) -> Tensor:
+        """The matrix of `angle`. x: (*B, n, k), y: (*B, m, k) -> (*B, n, m)."""
+        return self._angle(self.radius(x).unsqueeze(-1), self.radius(y).unsqueeze(-2), self.manifold.cdist(x, y))
 
     def radius(self, x: Tensor) -> Tensor:
         """d(0, x). x: (*B, k) -> (*B)."""
@@ -68,14 +76,12 @@ class EntailmentCone(Distance):
         sine = 4 * self.K * torch.exp(-r) / -torch.expm1(-2 * r)  # 2 K / sinh r
         return torch.asin(sine.clamp(max=1 - torch.finfo(r.dtype).eps))  # its slope at 1 is infinite
 
-    def _outside(self, b: Tensor, a: Tensor, c: Tensor) -> Tensor:
+    def _angle(self, b: Tensor, a: Tensor, c: Tensor) -> Tensor:
         unit = self.manifold.c.sqrt().to(c.dtype)
         a, b, c = a * unit, b * unit, c * unit
         s = (a + b + c) / 2
         up, down = _log_sinh(s) + _log_sinh(s - a), _log_sinh(s - b) + _log_sinh(s - c)
-        angle = 2 * torch.atan(((up - down) / 2).exp())
-        same = c == 0  # a point lies in its own cone
-        return torch.where(same, 0.0, (angle - self.aperture(b / unit)).relu())
+        return torch.where(c == 0, 0.0, 2 * torch.atan(((up - down) / 2).exp()))
 
     def extra_repr(self) -> str:
         return f"K={self.K:g}"

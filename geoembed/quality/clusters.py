@@ -11,7 +11,7 @@ does not. NMI and AMI compare a k-means partition with the labels.
 
 References: Roth, Milbich, Sinha, Gupta, Ommer, Cohen, "Revisiting Training Strategies and Generalization Performance in
 Deep Metric Learning", ICML 2020, arXiv:2002.08473; Vinh, Epps, Bailey, "Information Theoretic Measures for Clusterings
-Comparison", JMLR 2010; Arthur, Vassilvitskii, "k-means++", SODA 2007.
+Comparison", JMLR 2010.
 """
 
 import math
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from geoembed.blocks import BUDGET, check_items, distance_blocks, reduced
+from geoembed.data.kmeans import far_apart, fill_empty
 from geoembed.distance import Distance, Items
 from geoembed.errors import DomainError, MissingDependencyError
 from geoembed.quality.features import centres, features, simplified
@@ -109,7 +110,11 @@ def _lloyd(
     distance: Distance, x: Any, n_clusters: int, budget: int, generator: torch.Generator | None
 ) -> tuple[Tensor, float]:
     """Clusters and the sum of squared distances to their centres."""
-    middle = x[_seeds(distance, x, n_clusters, generator)]
+
+    def squares_to(index: Tensor) -> Tensor:
+        return torch.cat([block for _, block in distance_blocks(*reduced(distance, x, x[index]))]).double().square()
+
+    middle = x[far_apart(len(x), n_clusters, squares_to, generator)]
     clusters, squares = _assigned(distance, x, middle, budget)
     for _ in range(MAX_ROUNDS):
         middle = centres(distance, x, clusters, n_clusters, budget=budget)
@@ -119,30 +124,11 @@ def _lloyd(
     return clusters, float(squares.sum())
 
 
-def _seeds(distance: Distance, x: Any, count: int, generator: torch.Generator | None) -> Tensor:
-    """Items drawn one after another with probability proportional to the squared distance to the drawn ones."""
-    chosen = [int(torch.randint(len(x), (1,), generator=generator))]
-    squares = torch.full((len(x),), torch.inf, dtype=torch.float64)
-    while len(chosen) < count:
-        last = torch.cat([block for _, block in distance_blocks(*reduced(distance, x, x[chosen[-1:]]))])
-        squares = squares.minimum(last[:, 0].double().square().cpu())
-        squares[chosen] = 0
-        weights = squares if bool(squares.sum() > 0) else torch.ones(len(x), dtype=torch.float64)
-        weights = weights.index_fill(0, torch.tensor(chosen), 0)
-        draw = torch.rand(1, generator=generator, dtype=torch.float64) * weights.sum()
-        chosen.append(int(torch.searchsorted(weights.cumsum(0), draw, right=True).clamp_(max=len(x) - 1)))
-    return torch.tensor(chosen, device=x.device)
-
-
 def _assigned(distance: Distance, x: Any, middle: Any, budget: int) -> tuple[Tensor, Tensor]:
     """The nearest centre of each item and the squared distance to it; an empty cluster takes the farthest item."""
     parts = [block.min(1) for _, block in distance_blocks(*reduced(distance, x, middle), budget=budget)]
     near, clusters = torch.cat([p.values for p in parts]).double(), torch.cat([p.indices for p in parts])
-    sizes = clusters.bincount(minlength=len(middle))
-    for empty in (sizes == 0).nonzero().squeeze(1).tolist():
-        spare = torch.where(sizes[clusters] > 1, near, -torch.inf).argmax()
-        sizes[clusters[spare]] -= 1
-        sizes[empty], clusters[spare], near[spare] = 1, empty, 0
+    fill_empty(clusters, near, len(middle))
     return clusters, near.square()
 
 

@@ -9,6 +9,7 @@ pairs held out are told from corrupted ones by them, and by distances and radii 
     python tests/benchmarks/hierarchy.py --only "mammals d=2" --manifold lorentz halfspace htiling ltiling --seeds 3
     python tests/benchmarks/hierarchy.py --cones
     python tests/benchmarks/hierarchy.py --only verbs --data FOLDER
+    python tests/benchmarks/hierarchy.py --only "nouns nested" --data FOLDER --manifold lorentz htiling --sample 5000
 """
 
 import time
@@ -22,6 +23,7 @@ from geoembed.entailment import classify_pairs, train_cones
 from geoembed.hierarchy import HierarchyConfig, train_hierarchy
 from geoembed.reconstruction import reconstruct
 
+NESTED = {"dim": 2, "start": "nested", "epochs": 0}  # no training
 PLANE = {"dim": 2, "scale": 0.5, "lr": 0.08, "epochs": 800}
 MANY = {"batch_size": 128, "negatives": 1000, "lr": 0.2}  # for more nodes
 RUNS = [
@@ -30,6 +32,9 @@ RUNS = [
     ("verbs d=2", "MAP >= .579", PLANE | MANY | {"lr": 0.4, "epochs": 300}),
     ("verbs d=5", "MAP >= .935", {"dim": 5, "epochs": 300} | MANY),
     ("verbs d=10", "MAP >= .933", {"dim": 10, "epochs": 240} | MANY),
+    ("mammals nested d=2", "MAP >= .911", NESTED),
+    ("verbs nested d=2", "MAP >= .579", NESTED),
+    ("nouns nested d=2", "MAP >= .305", NESTED),
     ("nouns d=10", "MAP >= .928", {"dim": 10, "epochs": 60, "burn_in": 3} | MANY | {"batch_size": 256}),
 ]
 
