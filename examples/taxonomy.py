@@ -41,5 +41,9 @@ print("\nabove oboe, as the points tell it, and as the taxonomy does:")
 for answer in run.ancestors("oboe", k=5):
     print(f"{answer.value:7.3f}  {answer.name}  {answer.known or ''}")
 
+placed = geoembed.embed_closure(closure, run.manifold)
+found = geoembed.reconstruct(placed, run.manifold, closure, progress=False).metrics()
+print(f"\nplaced without training, as it is a tree: MAP {found['map']:.4f}")
+
 for path in plot_run(run, path=Path("taxonomy.png"), tiling="ltiling"):
     print("drawn:", path)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from geoembed.hierarchy_runs import HierarchyRun
     from geoembed.jobs import train
     from geoembed.neighbourhoods import rank_neighbours
+    from geoembed.nested import embed_closure
     from geoembed.pairwise import pairwise_matrix
     from geoembed.pointsets import PointSets
     from geoembed.quality.ranks import retrieval_metrics
@@ -43,6 +44,7 @@ _HOME = {
     "TrainConfig": "config",
     "Triples": "data",
     "classify": "classification",
+    "embed_closure": "nested",
     "embed_tree": "combinatorial",
     "evaluate": "evaluation",
     "evaluate_sampled": "sampled_evaluation",
