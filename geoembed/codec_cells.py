@@ -32,12 +32,12 @@ class BoxCells:
     def rows(self, points: Tensor) -> list[tuple[int, list[int], int]]:
         """points: (n, k) -> n rows."""
         n, grid = self.tiling.dim, 2.0**self.bits
-        base = BITS[points.dtype]
+        base, limbs = BITS[points.dtype], self.tiling.limbs_of(points.shape[-1])
         cells = points.double()
         places = (cells[:, : n - 1] * grid).floor().long().tolist()
         heights = ((cells[:, n - 1] - 1) * grid).floor().long().tolist()
         levels = cells[:, n].long().tolist()
-        digits = cells[:, n + 1 :].view(len(points), self.tiling.limbs, n - 1).long().transpose(1, 2).tolist()
+        digits = cells[:, n + 1 :].view(len(points), limbs, n - 1).long().transpose(1, 2).tolist()
         numbers = [
             [
                 (sum(d << (base * i) for i, d in enumerate(ds)) << self.bits) + q

@@ -78,6 +78,12 @@ class TrainConfig(Settings):
     sse: str = setting("none", "stochastic shared embeddings", ("none", "se", "graph"))
     sse_probability: float = setting(0.01, "probability that an entity is replaced, with sse", low=0)
     both_directions: bool = setting(False, "rank by the mean of the scores of (h, r, t) and of (t, inverse r, h)")
+    loops: str = setting(
+        "free",
+        "scores of an entity with itself: as the model has them, or calibrated by how often each relation loops in "
+        "training",
+        ("free", "calibrated"),
+    )
     validate_every: int = setting(10, "epochs between validations", low=1)
     validate_queries: int = setting(2000, "at most so many validation queries, the same ones each time", low=1)
     patience: int = setting(0, "stop after so many validations without a better MRR; 0 never stops early", low=0)
@@ -153,7 +159,9 @@ class HierarchyConfig(Settings):
     manifold: str = setting("lorentz", "where the points live; htiling and ltiling are exact at any radius", SPACES)
     dim: int = setting(5, "dimension of the space", low=1)
     limbs: int = setting(
-        2, "of each integer of a tiling: 2 hold points up to a radius of 54 (ltiling: 62), 26 up to 700", low=1
+        26,
+        "most limbs of a tiling's integers, rows take what they need: 2 for radius 54 (ltiling: 62), 26 for 700",
+        low=1,
     )
     curvature: float = setting(1.0, "c > 0, for the sectional curvature -c", low=0)
     loss: str = setting(

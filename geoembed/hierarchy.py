@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import geoopt
 import torch
@@ -40,8 +41,10 @@ from geoembed.errors import DataError, DomainError, NumericalWarning, ShapeError
 from geoembed.losses.hierarchy import ranking
 from geoembed.manifolds import Euclidean, HalfSpace, HTiling, Lorentz, PoincareBall
 from geoembed.manifolds.ltiling import LTiling
+from geoembed.manifolds.tiling import Tiling
 from geoembed.nested import embed_closure
 from geoembed.optim import OPTIMIZERS
+from geoembed.optim.rows import widen
 from geoembed.schedules import schedule
 from geoembed.training import Fitted, fit
 
@@ -94,6 +97,14 @@ class HierarchyTask(nn.Module):
         weights = self.groups.tails.bincount(minlength=closure.n_nodes).double().pow(0.75)
         self._cumulative = weights.cumsum(0) / weights.sum()
 
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Rows of a tiling may have grown, or not yet, when they were saved."""
+        saved, manifold = state.get(f"{prefix}points"), self.points.manifold
+        if saved is not None and isinstance(manifold, Tiling):
+            widen(self.points, {}, manifold, manifold.limbs_of(saved.shape[-1]))
+            state[f"{prefix}points"] = manifold.resized(saved, manifold.limbs_of(self.points.shape[-1]))
+        super()._load_from_state_dict(state, prefix, *args)
+
     def step(self, batch: Tensor) -> Tensor:
         """Summed loss of the pairs of the sources with indices batch: (B,)."""
         nodes, negatives = self.sources[batch], self.draw()
@@ -145,7 +156,10 @@ def check_and_shorten(points: geoopt.ManifoldParameter, lr: float, max_step: flo
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """A trained hierarchy: points (n_nodes, k) on the manifold, row i for closure.nodes[i], and how training went."""
+    """A trained hierarchy: points (n_nodes, k) on the manifold, row i for closure.nodes[i], and how training went.
+
+    Rows on a tiling have the limbs that they need, at most those of the manifold.
+    """
 
     closure: Closure
     manifold: geoopt.Manifold
@@ -189,6 +203,8 @@ def train_hierarchy(
     score = None if validate is None or not nested else validate(points, space)
     if config.epochs == 0:
         return Hierarchy(closure, space, points, Fitted(0, score, 0))
+    if isinstance(space, Tiling):
+        points = space.narrow(points)  # they grow as they need it
     start = points.clone()
     task = HierarchyTask(closure, space, points, scale=config.scale, negatives=config.negatives, generator=streams[2])
     later = schedule(config.schedule, warmup=config.warmup, final=config.lr_final)

@@ -22,7 +22,7 @@ from torch import Tensor
 from geoembed import checkpoint
 from geoembed.config import HierarchyConfig
 from geoembed.data import Closure, load
-from geoembed.errors import CheckpointError, DataError, DomainError, UnknownNameError
+from geoembed.errors import CheckpointError, DataError, DomainError, ShapeError, UnknownNameError
 from geoembed.hierarchy import SPACES
 from geoembed.prediction import Answer
 from geoembed.run_folder import RunFolder, task_of
@@ -76,8 +76,15 @@ class HierarchyRun(RunFolder[HierarchyConfig]):
     def _load_points(self, name: str) -> Tensor:
         self.check_trained()
         points = checkpoint.load_weights(self.folder / self.weights).get(name)
-        if points is None or points.shape != (len(self.nodes), self.manifold.point_dim(self.config.dim)):
-            raise CheckpointError(f"the points in {self.folder} do not fit its config.toml and nodes.tsv")
+        try:
+            if points is None or points.dim() != 2 or len(points) != len(self.nodes):
+                raise ShapeError(f"expected {len(self.nodes)} points")
+            if self.manifold.dim_of(points.shape[1]) != self.config.dim:
+                raise ShapeError(f"expected points of dimension {self.config.dim}")
+        except ShapeError as error:
+            raise CheckpointError(
+                f"the points in {self.folder} do not fit its config.toml and nodes.tsv: {error}"
+            ) from error
         return points.clone()  # a file is no place that complex numbers can be read from: they need 16-byte boundaries
 
     def save_points(self, points: Tensor, **more: Tensor) -> None:

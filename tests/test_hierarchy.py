@@ -20,7 +20,7 @@ from geoembed.errors import (
 )
 from geoembed.hierarchy import SPACES, HierarchyConfig, HierarchyTask, train_hierarchy
 from geoembed.losses.hierarchy import ranking
-from geoembed.manifolds import MANIFOLDS, Euclidean, Lorentz, Product
+from geoembed.manifolds import MANIFOLDS, Euclidean, HTiling, Lorentz, LTiling, Product
 from geoembed.nested import embed_closure
 from geoembed.reconstruction import reconstruct
 
@@ -312,6 +312,19 @@ def test_nested_start(name):
     better = train_hierarchy(closure, quick, validate=lambda points, manifold: -score(points, manifold), progress=False)
     assert better.fitted.best_epoch > 0
     assert not torch.equal(better.points, kept.points)
+
+
+@pytest.mark.parametrize("space", [HTiling(2, 6), LTiling(1, 6)], ids=repr)
+def test_weights_of_tilings_load_at_any_width(space):
+    """A checkpoint may be from before the rows grew, or from after it."""
+    closure = binary()
+    g = torch.Generator().manual_seed(0)
+    wide = space.random(closure.n_nodes, space.width, generator=g, dtype=torch.float64)
+    for mine, saved in ((space.narrow(wide), wide), (wide, space.narrow(wide))):
+        task = HierarchyTask(closure, space, space.origin(*mine.shape, dtype=mine.dtype))
+        task.load_state_dict(HierarchyTask(closure, space, saved).state_dict())
+        assert torch.equal(task.points.detach(), wide)
+    assert task.points.shape != space.narrow(wide).shape
 
 
 def test_points_beyond_floats_bring_a_warning():

@@ -149,7 +149,7 @@ def test_every_manifold(name, data, tmp_path, capsys):
     assert main(["train", data, "-o", str(run), *FAST, *words]) == 0
     assert main(["query", str(run), "n05", "-k", "3"]) == 0
     found = HierarchyRun.open(run)
-    assert found.points.shape == (N, found.manifold.point_dim(2))
+    assert (len(found.points), found.manifold.dim_of(found.points.shape[1])) == (N, 2)
     if name in (tilings := {"htiling": "HTiling(2, 3, c=0.5)", "ltiling": "LTiling(1, 3, c=0.5)"}):
         assert repr(found.manifold) == tilings[name]
     names = np.load(_exported(run, tmp_path / "points.npz"))

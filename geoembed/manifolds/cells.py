@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from geoembed.errors import DomainError, ShapeError
-from geoembed.manifolds.limbs import BITS, difference, rescaled, summed
+from geoembed.manifolds.limbs import BITS, difference, rescaled, summed, used
 from geoembed.numerics import asinh
 
 __all__ = ["LOG2", "SIGN", "bits_of", "carry", "distance", "offset", "sinh_half"]
@@ -181,13 +181,10 @@ def _(info, in_dims, x, y, n):
 
 
 def _used(k: Tensor, n: int) -> int:
-    """How many limbs it takes to hold the integers k: (*B, n L), at least 1."""
+    """How many limbs to work on for the integers k: (*B, n L)."""
     if k.shape[-1] <= 2 * n or not k.numel():  # too few for a look at them to pay
         return k.shape[-1] // max(n, 1)
-    columns = k
-    while columns.dim() > 1:  # faster one by one; NaN counts as a number
-        columns = columns.any(0)
-    return int((columns != 0).cumsum(0).argmax()) // n + 1  # the last that is not zero
+    return used(k, n)
 
 
 class _Carry(torch.autograd.Function):
@@ -271,7 +268,8 @@ def _beyond(x: Tensor, k: Tensor, shift: Tensor) -> str:
     beyond = int((size > bits * limbs - SIGN).sum())
     return (
         f"HTiling: {beyond} of {size.numel()} points lie beyond radius {(bits * limbs - SIGN) * LOG2:.0f}, where "
-        f"{limbs} limb(s) of {bits} bits end; the farthest needs limbs={max(needed, limbs + 1)} or a smaller scale"
+        f"rows of {limbs} limb(s) of {bits} bits end; the farthest needs limbs={max(needed, limbs + 1)} (narrow rows: "
+        "see `resized`) or a smaller scale"
     )
 
 

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from geoembed.errors import DomainError, ShapeError
+from geoembed.errors import ShapeError
 from geoembed.manifolds.cells import LOG2, SIGN, bits_of, carry, distance, offset, sinh_half
 from geoembed.manifolds.convert import lorentz_to_halfspace, poincare_to_halfspace
-from geoembed.manifolds.hyperbolic import Hyperbolic
 from geoembed.manifolds.limbs import summed
+from geoembed.manifolds.tiling import Tiling
 from geoembed.numerics import asinhc, norm, sinhc
 
 __all__ = ["HTiling"]
@@ -35,14 +35,14 @@ __all__ = ["HTiling"]
 _PAIRS = 1 << 18  # of a matrix worked on at a time: their limbs take several times the memory of the distances
 
 
-class HTiling(Hyperbolic):
-    """Points are rows (*B, k), k = dim + 1 + (dim - 1) limbs, of float64 or float32: see `pack`.
+class HTiling(Tiling):
+    """Points are rows (*B, k), k = dim + 1 + (dim - 1) limbs or less, of float64 or float32: see `pack`.
 
     Rows are [x_1 .. x_(n-1), m, j, limbs of k: for each limb, the least significant first, its n - 1 digits]. Integers
     are floats; a limb has 40 bits in float64 and 20 in float32, so points of either type are not cast but converted
     anew. Tangent vectors are (*B, k) too: the components in the invariant frame first, then zeros. Gradients of
     integers are zero. The optimizers of geoopt and of `geoembed.optim` work on such rows; their Euclidean weight
-    decay has no meaning here, decoupled weight decay has.
+    decay has no meaning here, decoupled weight decay has. Rows may have fewer limbs than `limbs`, see `tiling`.
 
     `transp` keeps the components in the invariant frame. It is an isometry of tangent spaces and what momentum uses;
     it is not the Levi-Civita transport along the geodesic. `add(x, y)` is hence the image of y under the dilation and
@@ -50,7 +50,8 @@ class HTiling(Hyperbolic):
 
     Args:
         dim: dimension n >= 1 of the space.
-        limbs: of each integer, 2 for points up to sqrt(c) r = 54, 26 up to 720, in float32 twice as many; `limbs_for`.
+        limbs: of each integer at most, 2 for points up to sqrt(c) r = 54, 26 up to 720, in float32 twice as many;
+            `limbs_for`.
         c, learnable: the curvature is -c.
 
     Raises ShapeError for a dim or limbs that is not a positive integer, and DomainError from any method that makes a
@@ -58,44 +59,25 @@ class HTiling(Hyperbolic):
     """
 
     name = "HTiling"
+    _room, _bits = 20, staticmethod(bits_of)
     _meaning = "x in [0, 1), a height in [1, 2), an integer j and balanced integer limbs"
 
     def __init__(self, dim: int, limbs: int = 2, c: float | Tensor = 1.0, learnable: bool = False):
-        super().__init__(c, learnable)
-        for name, value in (("dim", dim), ("limbs", limbs)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ShapeError(f"HTiling: {name} must be an integer >= 1, got {value!r}")
-        self.dim, self.limbs = dim, limbs
-        self.width = dim + 1 + (dim - 1) * limbs
+        self._whole(dim=dim, limbs=limbs)
+        super().__init__(1, dim + 1, dim - 1, limbs, c, learnable)
+        self.dim = dim
 
     @staticmethod
     def limbs_for(radius: float, dtype: torch.dtype = torch.float64) -> int:
         """Limbs that hold all points with sqrt(c) d(0, x) <= radius."""
         return max(1, math.ceil((radius / LOG2 + SIGN) / bits_of(dtype)))  # |k| <= 2 sinh(radius)
 
-    def point_dim(self, d: int) -> int:
-        if d != self.dim:
-            raise ShapeError(f"{self!r} has dimension {self.dim}, not {d}")
-        return self.width
-
-    def dim_of(self, coordinates: int) -> int:
-        if coordinates != self.width:
-            raise ShapeError(f"points of {self!r} have {self.width} coordinates, not {coordinates}")
-        return self.dim
-
     # ------------------------------------------------------------------------------ distance
-
-    def _offset(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        for point in (x, y):
-            self.dim_of(point.shape[-1])
-            bits_of(point.dtype)
-        if x.dtype != y.dtype:
-            raise ShapeError(f"points must be of one dtype, got {x.dtype} and {y.dtype}")
-        return offset(x, y, self.dim)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         """Distance. x, y: (*B, k) -> (*B)."""
-        difference, m1, m2, level, _, _ = self._offset(x, y)
+        x, y = self._points(x, y)
+        difference, m1, m2, level, _, _ = offset(x, y, self.dim)
         d = distance(difference, m1, m2, level) / self.c.sqrt()
         return d.unsqueeze(-1) if keepdim else d
 
@@ -106,7 +88,8 @@ class HTiling(Hyperbolic):
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """log_x(y) in the invariant frame. x, y: (*B, k) -> (*B, k)."""
-        difference, m1, m2, level, scale, _ = self._offset(x, y)
+        x, y = self._points(x, y)
+        difference, m1, m2, level, scale, _ = offset(x, y, self.dim)
         rho = norm(difference.movedim(0, -1))
         s, left = sinh_half(rho, m1, m2, level)
         cosh = (1 + s * s).sqrt()
@@ -119,7 +102,7 @@ class HTiling(Hyperbolic):
         )
         v = -(m1 * scale * factor) * difference
         v = torch.cat([v[:-1], (v[-1] + tanh_d).unsqueeze(0)])
-        return self._packed(v.movedim(0, -1))
+        return self._packed(v.movedim(0, -1), x)
 
     # ------------------------------------------------------------------------------ moving
 
@@ -129,7 +112,7 @@ class HTiling(Hyperbolic):
         Every function takes such points, but their digits are lost as they leave the cell; `projx` carries them.
         """
         n = self.dim
-        x, u = torch.broadcast_tensors(x, u)
+        x, u = torch.broadcast_tensors(*self._aligned(x, u))
         v, m = u[..., :n], x[..., n - 1 : n]
         across, up = v[..., :-1], v[..., -1:]
         r = norm(v, keepdim=True)
@@ -152,12 +135,12 @@ class HTiling(Hyperbolic):
 
         Raises DomainError if a height is not positive and finite, or if the limbs cannot hold the point.
         """
-        self.dim_of(x.shape[-1])
-        bits_of(x.dtype)
+        (x,) = self._points(x)
         return carry(x, self.dim)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """The vector at y with the components of v in the invariant frame. x, y, v: (*B, k) -> (*B, k)."""
+        x, y, v = self._aligned(x, y, v)
         return v.expand(torch.broadcast_shapes(x.shape, y.shape, v.shape))
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
@@ -165,18 +148,25 @@ class HTiling(Hyperbolic):
         u = u[..., : self.dim]
         return (u * (u if v is None else v[..., : self.dim])).sum(-1, keepdim=keepdim) / self.c
 
+    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """The inner product at all coordinates, for adaptive optimizers. x, u, v: (*B, k) -> (*B, k).
+
+        Not one column that broadcasts: sums with it round differently, as may be, in rows of another width.
+        """
+        return self.inner(x, u, v, keepdim=True).expand(u.shape).contiguous()
+
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         """|u| / sqrt(c). x, u: (*B, k) -> (*B)."""
         return norm(u[..., : self.dim], keepdim=keepdim) / self.c.sqrt()
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """The Riemannian gradient, c m times that of the cell coordinates. x, u: (*B, k) -> (*B, k)."""
-        n = self.dim
-        return self._packed(self.c * x[..., n - 1 : n] * u[..., :n])
+        n, (x, u) = self.dim, self._aligned(x, u)
+        return self._packed(self.c * x[..., n - 1 : n] * u[..., :n], u)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Zero the components of u that stand for integers. x, u: (*B, k) -> (*B, k)."""
-        return self._packed(u[..., : self.dim])
+        return self._packed(u[..., : self.dim], u)
 
     # ------------------------------------------------------------------------------ coordinates
 
@@ -189,26 +179,15 @@ class HTiling(Hyperbolic):
             raise ShapeError(f"pack: expected half-space coordinates (*B, {self.dim}), got {tuple(x.shape)}")
         return self.projx(self._packed(x))
 
-    def _packed(self, cells: Tensor) -> Tensor:
-        return pad(cells, (0, self.width - self.dim))
+    def _packed(self, cells: Tensor, like: Tensor | None = None) -> Tensor:
+        return pad(cells, (0, (self.width if like is None else like.shape[-1]) - self.dim))
 
     from_halfspace = pack
-
-    def resized(self, x: Tensor) -> Tensor:
-        """The points of an `HTiling` of as many dimensions and other limbs. x: (*B, k') -> (*B, k).
-
-        Raises DomainError for points beyond what the limbs hold.
-        """
-        spare = x[..., self.width :]
-        if bool((spare != 0).any()):
-            last = int((spare != 0).flatten(0, -2).any(0).nonzero().max()) // (self.dim - 1)
-            raise DomainError(f"points beyond what {self!r} holds; they need limbs={self.limbs + last + 1}")
-        return pad(x[..., : self.width], (0, max(0, self.width - x.shape[-1])))
 
     def _ratio(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The integers plus fractions x + k as s B^e, with m and j: (*B, n - 1) and (*B, 1) each."""
         n = self.dim
-        k = x[..., n + 1 :].detach().unflatten(-1, (self.limbs, n - 1)).movedim(-2, 0)
+        k = x[..., n + 1 :].detach().unflatten(-1, (self.limbs_of(x.shape[-1]), n - 1)).movedim(-2, 0)
         total, exponent = summed(k)
         exponent = torch.zeros_like(total) if exponent is None else exponent * bits_of(x.dtype)
         return total + x[..., : n - 1], exponent, x[..., n - 1 : n], x[..., n : n + 1].detach()
@@ -255,10 +234,10 @@ class HTiling(Hyperbolic):
         return self.logmap(self._base(x), x)[..., : self.dim] / self.c.sqrt()
 
     def _base(self, x: Tensor) -> Tensor:
-        return pad(torch.ones_like(x[..., :1]), (self.dim - 1, self.width - self.dim)).detach()
+        return pad(torch.ones_like(x[..., :1]), (self.dim - 1, x.shape[-1] - self.dim)).detach()
 
     def _on_manifold(self, x: Tensor, atol: float) -> Tensor:
-        n, half = self.dim, 2.0 ** (bits_of(x.dtype) - 1)
+        n, half = self.dim_of(x.shape[-1]), 2.0 ** (bits_of(x.dtype) - 1)
         cell, m, whole = x[..., : n - 1], x[..., n - 1], x[..., n:]
         inside = ((cell >= 0) & (cell < 1)).all(-1) & (m >= 1) & (m < 2)
         return inside & (whole == whole.floor()).all(-1) & (whole[..., 1:].abs() <= half).all(-1) & x.isfinite().all(-1)

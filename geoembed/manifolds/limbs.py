@@ -10,7 +10,7 @@ need no integer type: every digit below stays under 2^42 (2^22) and is exact.
 import torch
 from torch import Tensor
 
-__all__ = ["BITS", "carried", "difference", "rescaled", "summed"]
+__all__ = ["BITS", "carried", "difference", "rescaled", "summed", "used"]
 
 BITS = {torch.float64: 40, torch.float32: 20}
 _ROOM = {torch.float64: 8, torch.float32: 2}  # so many limbs are summed without a look at the size of the sum
@@ -133,3 +133,13 @@ def carried(digits: Tensor) -> tuple[Tensor, Tensor]:
         carry = (digit / base + 0.5).floor_()
         out.append(torch.add(digit, carry, alpha=-base))
     return torch.stack(out), carry
+
+
+def used(k: Tensor, n: int) -> int:
+    """How many limbs it takes to hold the integers k: (*B, n L), n digits a limb; at least 1."""
+    if not k.numel():
+        return 1
+    columns = k
+    while columns.dim() > 1:  # faster one by one; NaN counts as a number
+        columns = columns.any(0)
+    return int((columns != 0).cumsum(0).argmax()) // n + 1  # the last that is not zero

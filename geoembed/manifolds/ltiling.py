@@ -23,6 +23,7 @@ from torch import Tensor
 from geoembed.errors import ShapeError, UnknownNameError
 from geoembed.manifolds.convert import halfspace_to_lorentz, lorentz_to_halfspace, poincare_to_lorentz
 from geoembed.manifolds.frames import (
+    BITS,
     IDENTITY,
     Frame,
     Word,
@@ -35,7 +36,6 @@ from geoembed.manifolds.frames import (
     times,
     word_to_frame,
 )
-from geoembed.manifolds.hyperbolic import Hyperbolic
 from geoembed.manifolds.spinors import distance, relative, spinors
 from geoembed.manifolds.squares import (
     carry,
@@ -49,6 +49,7 @@ from geoembed.manifolds.squares import (
     with_cells,
     with_frames,
 )
+from geoembed.manifolds.tiling import Tiling
 from geoembed.numerics import asinhc, norm, sinhc, tanhc
 
 __all__ = ["LTiling"]
@@ -57,22 +58,23 @@ _PAIRS = 1 << 18  # of a matrix worked on at a time
 _METRICS = ("riemannian", "l1")
 
 
-class LTiling(Hyperbolic):
-    """Points are rows (*B, k), k = planes (2 + 4 limbs), of float64 or float32: see `pack`.
+class LTiling(Tiling):
+    """Points are rows (*B, k), k = planes (2 + 4 limbs) or less, of float64 or float32: see `pack`.
 
     A plane has [x_1, x_2, limbs: for each, the least significant first, its digits of w, x, y, z], x_1 and x_2 the
     space-like coordinates on the unit hyperboloid, (w, x, y, z) the frame, an element of `frames`. A limb has 24 bits
     in either dtype, so rows can be cast; only cells are rounded. Computations are in float64. Tangent vectors are
     (*B, k) too: two components a plane where x_1 and x_2 are, then zeros. Gradients of integers are zero. The
     optimizers of geoopt and of `geoembed.optim` work on such rows; their Euclidean weight decay has no meaning here,
-    decoupled weight decay has.
+    decoupled weight decay has. Rows may have fewer limbs than `limbs`, see `tiling`.
 
     `transp` is parallel transport along geodesics and `add` is gyroaddition, in each plane. In both metrics geodesics,
     `inner` and `norm` are those of the Riemannian product.
 
     Args:
         planes: how many; the dimension is 2 planes.
-        limbs: of each integer, 1 for points up to sqrt(c) r = 29 in each plane, 2 up to 62, 22 up to 728; `limbs_for`.
+        limbs: of each integer at most, 1 for points up to sqrt(c) r = 29 in each plane, 2 up to 62, 22 up to 728;
+            `limbs_for`.
         metric: of distances, "riemannian" or "l1".
         c, learnable: the curvature of each plane is -c.
 
@@ -83,6 +85,7 @@ class LTiling(Hyperbolic):
 
     name = "LTiling"
     limbs_for = staticmethod(limbs_for)  # that hold all points with sqrt(c) d(0, x) <= radius in each plane
+    _room, _bits = 11, staticmethod(lambda dtype: BITS)
     _meaning = "x in the square F of each plane and balanced integer limbs of an element of the group"
 
     def __init__(
@@ -93,38 +96,17 @@ class LTiling(Hyperbolic):
         c: float | Tensor = 1.0,
         learnable: bool = False,
     ):
-        super().__init__(c, learnable)
-        for name, value in (("planes", planes), ("limbs", limbs)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ShapeError(f"LTiling: {name} must be an integer >= 1, got {value!r}")
+        self._whole(planes=planes, limbs=limbs)
         if metric not in _METRICS:
             raise UnknownNameError("metric", metric, _METRICS)
-        self.planes, self.limbs, self.metric = planes, limbs, metric
-        self.dim, self.width = 2 * planes, planes * (2 + 4 * limbs)
-
-    def point_dim(self, d: int) -> int:
-        if d != self.dim:
-            raise ShapeError(f"{self!r} has dimension {self.dim}, not {d}")
-        return self.width
-
-    def dim_of(self, coordinates: int) -> int:
-        if coordinates != self.width:
-            raise ShapeError(f"points of {self!r} have {self.width} coordinates, not {coordinates}")
-        return self.dim
-
-    def _checked(self, *points: Tensor) -> None:
-        for point in points:
-            self.dim_of(point.shape[-1])
-            if point.dtype not in (torch.float64, torch.float32):
-                raise ShapeError(f"LTiling: points must be float64 or float32, got {point.dtype}")
-        if len({point.dtype for point in points}) > 1:
-            raise ShapeError(f"points must be of one dtype, got {' and '.join(str(point.dtype) for point in points)}")
+        super().__init__(planes, 2, 4, limbs, c, learnable)
+        self.dim, self.metric = 2 * planes, metric
 
     # ------------------------------------------------------------------------------ distance
 
     def distances(self, x: Tensor, y: Tensor) -> Tensor:
         """The distances in each plane. x, y: (*B, k) -> (*B, planes)."""
-        self._checked(x, y)
+        x, y = self._points(x, y)
         d = distance(*relative(x, y, self.planes)).movedim(0, -1)
         return d.to(x.dtype) / self.c.sqrt()
 
@@ -142,7 +124,7 @@ class LTiling(Hyperbolic):
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """log_x(y) in the frame at x. x, y: (*B, k) -> (*B, k)."""
-        self._checked(x, y)
+        x, y = self._points(x, y)
         alpha, beta, level = relative(x, y, self.planes)
         sinh, cosh = beta.abs(), alpha.abs()
         far = sinh > 1
@@ -153,16 +135,15 @@ class LTiling(Hyperbolic):
     # ------------------------------------------------------------------------------ moving
 
     def _step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """exp_x(u) in the squares of x, and by how much the vectors taken along turn."""
-        self._checked(x, u)
-        x, u = torch.broadcast_tensors(x, u)
+        """exp_x(u) in the squares of x, and alpha: vectors taken along turn by the square of its direction."""
+        x, u = torch.broadcast_tensors(*self._points(x, u))
         cell, step = (cells_of(row, self.planes).to(torch.complex128) for row in (x, u))
         length = norm(torch.view_as_real(step)) / 2
         (p, s), cosh, ahead = half(cell), length.cosh(), sinhc(length) * step / 2
         alpha, beta = p * cosh + s * ahead.conj(), p * ahead + s * cosh
         moved = 2 * alpha * beta
         moved = moved + torch.where(step == 0, cell - moved, 0.0).detach()  # where nothing moves not even by a rounding
-        return with_cells(x, moved), (alpha / alpha.abs()).square()
+        return with_cells(x, moved), alpha
 
     def geodesic_step(self, x: Tensor, u: Tensor) -> Tensor:
         """exp_x(u) in the squares of x, not carried to F. x, u: (*B, k) -> (*B, k).
@@ -177,8 +158,9 @@ class LTiling(Hyperbolic):
 
     def expmap_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """exp_x(u), carried, and v transported along. x, u, v: (*B, k) -> (*B, k), (*B, k)."""
-        self._checked(x, v)
-        moved, turn = self._step(x, u)
+        x, u, v = self._points(x, u, v)
+        moved, alpha = self._step(x, u)
+        turn = (alpha / alpha.abs()).square()
         y, more = carry(moved, self.planes)
         return y, rows_of(cells_of(v.expand_as(y), self.planes) * turn * more, y)
 
@@ -189,16 +171,16 @@ class LTiling(Hyperbolic):
 
         Raises DomainError if a cell is infinite, or if the limbs cannot hold the point.
         """
-        self._checked(x)
+        (x,) = self._points(x)
         return carry(x, self.planes)[0]
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport of v from x to y along the geodesic. x, y, v: (*B, k) -> (*B, k)."""
-        self._checked(x, y, v)
+        x, y, v = self._points(x, y, v)
         alpha, _, _ = relative(x, y, self.planes)
         shape = torch.broadcast_shapes(alpha.shape[1:], v.shape[:-1])
         turn = (alpha / alpha.abs()).conj().square()
-        return rows_of(cells_of(v.expand(*shape, self.width), self.planes) * turn, y)
+        return rows_of(cells_of(v.expand(*shape, v.shape[-1]), self.planes) * turn, y)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         """<u, v> / c. x, u, v: (*B, k) -> (*B)."""
@@ -207,10 +189,11 @@ class LTiling(Hyperbolic):
     def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
         """The inner product in each plane, at all of its coordinates, for adaptive optimizers. (*B, k) -> (*B, k)."""
         products = self._inners(u, u if v is None else v)
-        return products.unsqueeze(-1).expand(*products.shape, self.width // self.planes).flatten(-2)
+        return products.unsqueeze(-1).expand(*products.shape, u.shape[-1] // self.planes).flatten(-2).contiguous()
 
     def _inners(self, u: Tensor, v: Tensor) -> Tensor:
-        return (u * v).unflatten(-1, (self.planes, -1))[..., :2].sum(-1) / self.c
+        first, second = (row.unflatten(-1, (self.planes, -1))[..., :2] for row in (u, v))
+        return (first * second).sum(-1) / self.c
 
     def norm(self, x: Tensor, u: Tensor, *, keepdim: bool = False) -> Tensor:
         """|u| / sqrt(c). x, u: (*B, k) -> (*B)."""
@@ -218,6 +201,7 @@ class LTiling(Hyperbolic):
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """The Riemannian gradient from that of the cells. x, u: (*B, k) -> (*B, k)."""
+        x, u = self._aligned(x, u)
         return rows_of(self.c * lower(*(cells_of(row, self.planes) for row in (x, u))), x)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
@@ -247,8 +231,8 @@ class LTiling(Hyperbolic):
 
     def frames(self, x: Tensor) -> list[list[Frame]]:
         """The frames (w, x, y, z) of all rows, for each plane. x: (*B, k) -> prod(B) lists."""
-        self._checked(x)
-        digits = frame_digits(x.detach().reshape(-1, 1, self.width // self.planes), 1)
+        (x,) = self._points(x)
+        digits = frame_digits(x.detach().reshape(-1, 1, x.shape[-1] // self.planes), 1)
         flat = integers_of(digits.flatten(2).cpu())
         return [flat[start : start + self.planes] for start in range(0, len(flat), self.planes)]
 
@@ -262,7 +246,7 @@ class LTiling(Hyperbolic):
 
     def cells(self, x: Tensor) -> Tensor:
         """The points of the squares, space-like coordinates on the unit hyperboloid. x: (*B, k) -> (*B, 2 planes)."""
-        self._checked(x)
+        (x,) = self._points(x)
         return x.unflatten(-1, (self.planes, -1))[..., :2].flatten(-2)
 
     def act(self, word: Word, x: Tensor) -> Tensor:
@@ -270,7 +254,7 @@ class LTiling(Hyperbolic):
 
         Raises DomainError if the limbs cannot hold the point, or for a letter that is neither "a" nor "b".
         """
-        self._checked(x)
+        (x,) = self._points(x)
         digits = frame_digits(x.detach(), self.planes)
         mover = digits_of([word_to_frame(word)]).to(digits.device)
         return with_frames(x, times(mover.view(*mover.shape[:2], *[1] * (digits.dim() - 2)), digits))
@@ -279,7 +263,7 @@ class LTiling(Hyperbolic):
 
     def to_lorentz(self, x: Tensor) -> Tensor:
         """Coordinates in `Lorentz(c)` of each plane, up to radius 700 in float64. x: (*B, k) -> (*B, 3 planes)."""
-        self._checked(x)
+        (x,) = self._points(x)
         alpha, beta = spinors(x, self.planes)
         time = alpha.abs().square() + beta.abs().square()
         points = torch.cat([time.unsqueeze(-1), torch.view_as_real(2 * alpha * beta)], dim=-1)
@@ -335,7 +319,7 @@ class LTiling(Hyperbolic):
         return plane.barycentre(points, spread, **options).movedim(0, -2).flatten(-2)
 
     def _on_manifold(self, x: Tensor, atol: float) -> Tensor:
-        self._checked(x)
+        (x,) = self._points(x)
         cells = cells_of(x, self.planes)
         inside = (~outside(cells, atol) & cells.real.isfinite() & cells.imag.isfinite()).all(0)
         return inside & are_frames(frame_digits(x, self.planes)).all(0)

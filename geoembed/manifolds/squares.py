@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 LOG2, SQRT3 = math.log(2), math.sqrt(3)
+_WITHIN = 0.7  # coordinates below sqrt(1/2) are in the square
 _LETTERS = 20  # of a carry between products of integers: below 2^20, and 2^23 times 8 times that below 2^53
 _APART = 1.1463  # arcosh(sqrt3), from the centre of the square to a corner
 
@@ -76,7 +77,7 @@ def rows_of(cells: Tensor, like: Tensor) -> Tensor:
 def with_cells(x: Tensor, cells: Tensor) -> Tensor:
     """The rows with other cells. x: (*B, k), cells: (planes, *B) -> (*B, k)."""
     pairs = torch.view_as_real(cells).movedim(0, -2).to(x.dtype)
-    return torch.cat([pairs, x.unflatten(-1, (len(cells), -1))[..., 2:]], dim=-1).flatten(-2)
+    return torch.slice_scatter(x.unflatten(-1, (len(cells), -1)), pairs, -1, 0, 2).flatten(-2)
 
 
 def with_frames(x: Tensor, digits: Tensor) -> Tensor:
@@ -188,9 +189,10 @@ def _carry_op(x: Tensor, planes: int) -> tuple[Tensor, Tensor]:
     rows = out.view(-1, out.shape[-1] // planes)  # one plane of one point each
     cells = torch.view_as_complex(rows[:, :2].double())
     turn = torch.ones_like(cells)
-    if bool(torch.isinf(rows[:, :2]).any()):
+    picked = (rows[:, :2].abs() > _WITHIN).any(-1).nonzero().squeeze(-1)
+    if bool(torch.isinf(rows[picked, :2]).any()):
         raise DomainError(_infinite(rows))
-    picked = outside(cells, 64 * torch.finfo(x.dtype).eps).nonzero().squeeze(-1)
+    picked = picked[outside(cells[picked], 64 * torch.finfo(x.dtype).eps)]
     if len(picked):
         digits = frame_digits(rows[picked], 1).squeeze(2)
         cells, digits, turns = _carried(cells[picked], digits)
@@ -248,8 +250,8 @@ def _beyond(digits: Tensor, limbs: int) -> str:
     beyond = int(((high != 0) & (high == high)).any(0).any(0).sum())
     radius = 2 * ((BITS * limbs - 1) * LOG2 - math.log(SQRT3)) - _APART
     return (
-        f"LTiling: {beyond} point(s) lie beyond radius {radius:.0f}, where {limbs} limb(s) of {BITS} bits end; the "
-        f"farthest needs limbs={len(digits)} or a smaller scale"
+        f"LTiling: {beyond} point(s) lie beyond radius {radius:.0f}, where rows of {limbs} limb(s) of {BITS} bits "
+        f"end; the farthest needs limbs={len(digits)} (narrow rows: see `resized`) or a smaller scale"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 
 from geoembed.errors import DomainError
-from geoembed.optim.rows import curved, gradient_rows
+from geoembed.optim.rows import curved, gradient_rows, grow, widen
 
 __all__ = ["RowOptimizer", "Shared", "flag", "nonnegative"]
 
@@ -53,7 +53,8 @@ def flag(value: Any) -> bool:
 class RowOptimizer(torch.optim.Optimizer):
     """The loop over groups and parameters; a child says how rows step, in `step_rows`, and what its options are.
 
-    A call of `step` counts in `group["step"]`; `burn_in` and `stabilize` go by this count.
+    A call of `step` counts in `group["step"]`; `burn_in` and `stabilize` go by this count. Rows on a tiling that have
+    fewer limbs than their manifold allows get more as they need them; `param.shape` changes then.
     """
 
     options: ClassVar[tuple[str, ...]]  # keywords of `step_rows` besides lr and manifold
@@ -107,6 +108,7 @@ class RowOptimizer(torch.optim.Optimizer):
                     ids, grad = gradient_rows(param, param.grad)
                     manifold = getattr(param, "manifold", None)
                     self.step_rows(param, self.state[param], ids, grad, manifold=manifold, lr=lr, **options)
+                    grow(param, self.state[param], ids, manifold)
             if group["stabilize"] is not None and group["step"] % group["stabilize"] == 0:
                 self.stabilize_group(group)
         return loss
@@ -129,6 +131,7 @@ class RowOptimizer(torch.optim.Optimizer):
                 if param in self.state and self.state[param].get(name) is not None:
                     vector = self.state[param][name]
                     vector.copy_(manifold.proju(point, vector))
+            grow(param, self.state.get(param, {}), None, manifold)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a saved state, also one of torch's or geoopt's optimizer of the same kind."""
@@ -140,3 +143,6 @@ class RowOptimizer(torch.optim.Optimizer):
             if "step" in values:  # one count stays on the CPU, counts by row lie beside the rows
                 step = torch.as_tensor(values["step"], dtype=torch.float32)
                 values["step"] = step.to(param.device if step.dim() else "cpu")
+            manifold = getattr(param, "manifold", None)
+            if hasattr(manifold, "limbs_wanted"):  # rows of a run whose table had grown
+                widen(param, values, manifold)

@@ -9,6 +9,9 @@ A step takes the Euclidean gradient e of the rows x to
 (S. Bonnabel, "Stochastic gradient descent on Riemannian manifolds", IEEE TAC 58(9), 2013, arXiv 1111.5280). All of it
 happens on the rows that have a gradient and on nothing else: a dense gradient has all rows (`ids` is None), a
 sparse one those it names. The rows of a parameter are its first dimension. A row whose u is zero keeps its bits.
+
+Rows on a tiling may grow: a manifold with the methods `limbs_of`, `limbs_wanted`, `resized` and `widened` of
+`manifolds.tiling.Tiling` is asked after each step whether its table is to be wider.
 """
 
 from typing import Any
@@ -18,7 +21,19 @@ from torch import Tensor
 
 from geoembed.errors import ShapeError
 
-__all__ = ["buffer", "check_rows", "count", "curved", "descent", "gradient_rows", "move", "put", "take"]
+__all__ = [
+    "buffer",
+    "check_rows",
+    "count",
+    "curved",
+    "descent",
+    "gradient_rows",
+    "grow",
+    "move",
+    "put",
+    "take",
+    "widen",
+]
 
 
 def curved(manifold: Any) -> Any:
@@ -129,3 +144,30 @@ def move(
         moves = moves.any(dim=tuple(range(-manifold.ndim, 0)), keepdim=True)
     put(table, ids, torch.where(moves, y, x))
     return vector
+
+
+def grow(param: Tensor, state: dict[str, Any], ids: Tensor | None, manifold: Any) -> None:
+    """Widen a table whose rows `ids` have moved, and what belongs to it, if its manifold says so."""
+    if hasattr(manifold, "limbs_wanted"):
+        widen(param, state, manifold, manifold.limbs_wanted(param.detach(), ids))
+
+
+def widen(param: Tensor, state: dict[str, Any], manifold: Any, least: int = 1) -> None:
+    """Give the rows of a parameter, of its gradient and of its state as many limbs as the widest of them has."""
+    rows = {n: v for n, v in state.items() if isinstance(v, Tensor) and v.dim() == param.dim() and v.shape[-1] > 1}
+    limbs = max(least, *(manifold.limbs_of(value.shape[-1]) for value in (param, *rows.values())))
+    state.update((name, manifold.widened(value, limbs)) for name, value in rows.items())
+    if manifold.limbs_of(param.shape[-1]) == limbs:
+        return
+    grad, param.grad = param.grad, None
+    wide = manifold.resized(param.detach(), limbs)
+    param.data = wide.new_empty(0, dtype=torch.float16)  # of another type, so that torch forgets the shape of gradients
+    param.data = wide  # that a graph from before, if it is still there, has made it expect
+    if grad is not None and grad.layout == torch.strided:
+        param.grad = manifold.widened(grad, limbs)
+    elif grad is not None:
+        grad = grad.coalesce()
+        values = manifold.widened(grad.values(), limbs)
+        param.grad = torch.sparse_coo_tensor(
+            grad.indices(), values, wide.shape, is_coalesced=True, check_invariants=False
+        )
