@@ -36,7 +36,7 @@ from geoembed.manifolds.frames import (
     times,
     word_to_frame,
 )
-from geoembed.manifolds.spinors import distance, relative, spinors
+from geoembed.manifolds.spinors import relative, spinors
 from geoembed.manifolds.squares import (
     carry,
     cells_of,
@@ -107,7 +107,7 @@ class LTiling(Tiling):
     def distances(self, x: Tensor, y: Tensor) -> Tensor:
         """The distances in each plane. x, y: (*B, k) -> (*B, planes)."""
         x, y = self._points(x, y)
-        d = distance(*relative(x, y, self.planes)).movedim(0, -1)
+        d = relative(x, y, self.planes)[2].movedim(0, -1)
         return d.to(x.dtype) / self.c.sqrt()
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
@@ -125,10 +125,10 @@ class LTiling(Tiling):
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """log_x(y) in the frame at x. x, y: (*B, k) -> (*B, k)."""
         x, y = self._points(x, y)
-        alpha, beta, level = relative(x, y, self.planes)
+        alpha, beta, d = relative(x, y, self.planes)
         sinh, cosh = beta.abs(), alpha.abs()
         far = sinh > 1
-        ratio = distance(alpha, beta, level) / torch.where(far, sinh, 1.0)
+        ratio = d / torch.where(far, sinh, 1.0)
         ratio = torch.where(far, ratio, 2 * asinhc(torch.where(far, 1.0, sinh)))
         return rows_of(alpha / cosh * beta * ratio, x)
 

@@ -15,16 +15,19 @@ For changes du and dv, given in the frames, which turn by `spin_of` meanwhile,
 """
 
 import math
+from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from geoembed.manifolds.compensated import compensated_dot, twofold_product
 from geoembed.manifolds.frames import BASE, BITS, norms
+from geoembed.manifolds.limbs import used
 from geoembed.manifolds.squares import (
     SQRT3,
     cells_of,
-    channels,
     dot,
     frame_digits,
     half,
@@ -35,11 +38,11 @@ from geoembed.manifolds.squares import (
 )
 from geoembed.numerics import asinh
 
-__all__ = ["distance", "relative", "spinors"]
+__all__ = ["relative", "spinors"]
 
 _ROOM = 20  # so many limbs of a product need no exponent: 2^483, whose square does not overflow
 _FULL = 2.0**80  # of a sum; what follows is below its rounding
-_NEAR = 1 / 16  # of sinh^2(d / 2): closer pairs are taken from their differences
+_NEAR = 0.5  # closer pairs are taken from their differences
 _SQRT3_REST = 1.0035084221806903e-16  # sqrt(3) less the nearest float
 
 
@@ -55,35 +58,13 @@ def spinors(x: Tensor, planes: int) -> tuple[Tensor, Tensor]:
 
 
 def relative(x: Tensor, y: Tensor, planes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(alpha, beta) and the power of two they are to be multiplied by. x, y: (*B, k) -> (planes, *B) each."""
+    """(alpha, beta), if huge both times the same power of two, and the distance, of gradient zero where it is zero.
+
+    x, y: (*B, k) -> (planes, *B) each.
+    """
     dims = max(x.dim(), y.dim())
     x, y = (point[(None,) * (dims - point.dim())] for point in (x, y))
     return _Relative.apply(x, y, planes)
-
-
-def distance(alpha: Tensor, beta: Tensor, level: Tensor) -> Tensor:
-    """The distance, of gradient zero where it is zero, from what `relative` returns."""
-    return _Distance.apply(alpha, beta, level)
-
-
-class _Distance(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(alpha, beta, level):
-        return asinh(dot(beta, beta).sqrt()).add_(level, alpha=math.log(2)).mul_(2)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx, grad):
-        alpha, beta = ctx.saved_tensors
-        square = dot(beta, beta)
-        together = square == 0
-        slope = 2 * grad / (torch.where(together, 1.0, square).sqrt() * dot(alpha, alpha).sqrt())
-        return None, torch.where(together, 0.0, slope) * beta, None
 
 
 class _Relative(torch.autograd.Function):
@@ -98,31 +79,52 @@ class _Relative(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, y, ctx.planes = inputs
-        ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, y, *output[:2])
 
     @staticmethod
-    def backward(ctx, grad_alpha, grad_beta, _):
-        x, y, alpha, beta = ctx.saved_tensors
-        terms = []  # by twice du, dv, and the turns of the frames at u and v
-        if grad_alpha is not None:
-            turn = _cross(grad_alpha, alpha)
-            terms.append((-grad_alpha * beta, grad_alpha.conj() * beta, turn, -turn))
-        if grad_beta is not None:
-            turn = _cross(grad_beta, beta)
-            terms.append((-grad_beta * alpha, grad_beta * alpha.conj(), turn, turn))
-        if not terms:
+    def backward(ctx, *grads):
+        x, y, *results = ctx.saved_tensors
+        if all(grad is None for grad in grads):
             return None, None, None
-        by_u, by_v, turn_u, turn_v = (reduce(torch.add, column) for column in zip(*terms, strict=True))
+        dim, blocks = _blocks([x, y], [*results, *grads])
+        slopes = zip(*[_slopes(ctx.planes, *block) for block in blocks], strict=True)
 
-        def packed(point: Tensor, slope: Tensor, turn: Tensor) -> Tensor:
-            cell = cells_of(point, ctx.planes).to(alpha.dtype)
-            slope, turn = _summed_to(slope, cell), _summed_to(turn, cell)
-            return rows_of((raised(cell, slope) + turn * spin_of(cell)) / 2, point)
+        def packed(point: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+            whole = len(parts) == 1 or point.shape[dim - 1] == 1
+            return rows_of(reduce(torch.add, parts) if whole else torch.cat(parts, dim), point)
 
-        first, second = ctx.needs_input_grad[:2]
-        return packed(x, by_u, turn_u) if first else None, packed(y, by_v, turn_v) if second else None, None
+        wanted = zip(ctx.needs_input_grad, (x, y), slopes, strict=False)
+        return *(packed(point, parts) if needed else None for needed, point, parts in wanted), None
+
+
+def _slopes(planes: int, x, y, alpha, beta, grad_alpha, grad_beta, grad_d) -> list[Tensor]:
+    """The gradients by the cells of x and y. x, y: (*B, k), the rest, None or (planes, *B) -> (planes, *B) each."""
+    terms, turns = [], []  # by -du, dv, and the turns of the frames at u and v
+    if grad_alpha is not None:
+        grad = grad_alpha / 2
+        terms.append((grad * beta, grad.conj() * beta))
+        turn = _cross(grad, alpha)
+        turns.append((turn, -turn))
+    if grad_beta is not None:
+        grad = grad_beta / 2
+        terms.append((grad * alpha, grad * alpha.conj()))
+        turn = _cross(grad, beta)
+        turns.append((turn, turn))
+    if grad_d is not None:  # that of beta over |alpha beta|, beta / |beta| being that of sinh(d / 2)
+        square = dot(beta, beta)
+        rest = torch.where(square == 0, math.inf, square).reciprocal()
+        grad = rest * (1 + rest).rsqrt() * grad_d * beta
+        terms.append((grad * alpha, grad * alpha.conj()))
+    out = []
+    for i, point in enumerate((x, y)):
+        cell = cells_of(point, planes).to(alpha.dtype)
+        slope = _summed_to(reduce(torch.add, [term[i] for term in terms]), cell)
+        slope = raised(cell, slope if i else -slope)
+        if turns:
+            slope = slope + _summed_to(reduce(torch.add, [turn[i] for turn in turns]), cell) * spin_of(cell)
+        out.append(slope)
+    return out
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
@@ -135,99 +137,157 @@ def _summed_to(grad: Tensor, like: Tensor) -> Tensor:
     return grad.sum(dims, keepdim=True) if dims else grad
 
 
-# conj_physical, here and in `frames`: under torch.compile a lazy conj() is lost inside a custom operator
-@torch.library.custom_op("geoembed::ltiling_relative", mutates_args=())
-def _relative_op(x: Tensor, y: Tensor, planes: int) -> tuple[Tensor, Tensor, Tensor]:
-    first, second = channels(x, planes), channels(y, planes)
-    shape = torch.broadcast_shapes(first.shape[1:], second.shape[1:])
-    alpha, beta = (first.new_empty(shape) for _ in range(2))
-    level = torch.zeros(shape, dtype=torch.float64, device=x.device)
-    longest = max(range(1, len(shape)), key=shape.__getitem__, default=0)
-    cached = max(1, _cached(x) * 2 // min(len(first), len(second)))
-    length = max(1, cached * shape[longest] // max(1, alpha.numel()))
-    for start in range(0, shape[longest], length):
+def _blocks(rows: list[Tensor], results: list[Any]) -> tuple[int, list[tuple[Any, ...]]]:
+    """Rows (*B, k) and results (planes, *B), or None, cut along a dimension of (planes, *B). Returns which, and how.
 
-        def block(t: Tensor, start: int = start) -> Tensor:
-            dim = t.dim() - len(shape) + longest
-            return t if t.shape[dim] == 1 else t.narrow(dim, start, min(length, shape[longest] - start))
+    On a CPU the pairs are few enough for what is made of a block to stay in cache.
+    """
+    shape, size = results[0].shape, _cached(results[0])
+    if len(shape) == 1 or shape.numel() <= size:
+        return 0, [(*rows, *results)]
+    dim = max(range(1 - len(shape), 0), key=shape.__getitem__)
+    length = max(1, size * shape[dim] // shape.numel())
+    count = -(-shape[dim] // length)
 
-        _relative(block(first), block(second), block(alpha), block(beta), block(level))
-    for picked in (dot(beta, beta) < _NEAR).nonzero().split(cached):
-        if len(picked):
-            where = picked.unbind(-1)
-            one, other = (z.expand(len(z), *shape)[:, *where] for z in (first, second))
-            alpha[where], beta[where] = _close(one, other, alpha[where])
-    return alpha, beta, level
+    def cut(t: Any, dim: int) -> Sequence[Any]:
+        return [t] * count if t is None or t.shape[dim] == 1 else t.split(length, dim)
+
+    return dim, list(zip(*[cut(t, dim - 1) for t in rows], *[cut(t, dim) for t in results], strict=True))
 
 
 def _cached(x: Tensor) -> int:
-    """Pairs to work on at a time, few enough on a CPU for the temporaries to stay in cache."""
     return 1 << 14 if x.device.type == "cpu" else 1 << 24
 
 
-def _relative(first: Tensor, second: Tensor, alpha: Tensor, beta: Tensor, level: Tensor) -> None:
-    """`_relative_op` for channels (1 + 2 L, planes, *B), written to the last three; inexact where points are close."""
-    (u, q), (v, r) = (_parts(z) for z in (first, second))
-    a, b = _quotient(q, r, level)
-    (p, s), (t, w) = half(u), half(v)
-    for part, size in zip((p, s, t, w), [norms(q).rsqrt()] * 2 + [norms(r).rsqrt()] * 2, strict=True):
-        part.mul_(size)
-    t = t.to(a.dtype)
-    left = torch.addcmul(a * t, b, SQRT3 * w.conj_physical())
-    right = torch.addcmul(a * w, b, SQRT3 * t)
-    torch.addcmul(p * left, -s, right.conj_physical(), out=alpha)
-    torch.addcmul(p * right, -s, left.conj_physical(), out=beta)
+# conj_physical, here and in `frames`: under torch.compile a lazy conj() is lost inside a custom operator
+@torch.library.custom_op("geoembed::ltiling_relative", mutates_args=())
+def _relative_op(x: Tensor, y: Tensor, planes: int) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (planes, *torch.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
+    alpha, beta = (torch.empty(shape, dtype=torch.complex128, device=x.device) for _ in range(2))
+    d = torch.empty(shape, dtype=torch.float64, device=x.device)
+    before = None
+    for one, other, *out in _blocks([x, y], [alpha, beta, d])[1]:
+        if one is not before:
+            before, moves = one, _moves(_columns(one, planes))
+        _relative(*moves, _columns(other, planes), *out)
+    for where in (d < _NEAR).nonzero().split(_cached(x)):
+        if len(where):
+            plane, *items = where = where.unbind(-1)
+            one, other = (z.unflatten(-1, (planes, -1)).expand(*shape[1:], planes, -1)[*items, plane] for z in (x, y))
+            alpha[where], beta[where] = _close(_columns(one, 1)[:, 0], _columns(other, 1)[:, 0], alpha[where])
+            d[where] = 2 * asinh(dot(beta[where], beta[where]).sqrt())
+    return alpha, beta, d
 
 
-def _parts(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells (*E) and limbs (L, 2, *E) of channels (1 + 2 L, *E)."""
-    return z[0], z[1:].unflatten(0, (-1, 2))
+def _columns(x: Tensor, planes: int) -> Tensor:
+    """Rows (*B, planes (2 + 4 L)) as (2 + 4 L, planes, *B) in float64, limbs that are zero in all left out."""
+    numbers = x.unflatten(-1, (planes, -1))
+    if numbers.shape[-1] > 6:
+        numbers = numbers[..., : 2 + 4 * used(numbers[..., 2:], 4)]
+    return numbers.movedim((-1, -2), (0, 1)).to(torch.float64, memory_format=torch.contiguous_format)
 
 
-def _quotient(q: Tensor, r: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """conj(q) r, exactly while below 2^53, times 2^-level. q: (K, 2, *E), r: (L, 2, *E) -> (*E) each.
+def _moves(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrices of q^-1 for each limb of q, and of b_u^-1. (2 + 4 L, *E) -> (L, *E, 4, 4), (*E, 4, 4).
+
+    The last dimension of E goes if it is 1: points that are met with many others make matrices times many columns.
+    """
+    if columns.shape[-1] == 1:
+        columns = columns[..., 0]
+    q = _limbs(columns)
+    p, s, t = _half(columns[0], columns[1], _norm(q))
+    return _inverse(q), _left(p, torch.zeros_like(p), -s, -t, SQRT3, SQRT3)
+
+
+def _inverse(q: Tensor) -> Tensor:
+    """The matrices of q^-1 for each limb of q. (L, 4, *E) -> (L, *E, 4, 4)."""
+    w, x, y, z = q.unbind(1)
+    return _left(w, -x, -y, -z, 3, 1)
+
+
+def _relative(left: Tensor, turn: Tensor, second: Tensor, alpha: Tensor, beta: Tensor, d: Tensor) -> None:
+    """`_relative_op` for `_moves` and columns, written to the last three; inexact where points are close."""
+    if turn.dim() - 2 == d.dim():  # each point has its matrix, and one other point
+        second, alpha, beta, d = (z.unsqueeze(-1) for z in (second, alpha, beta, d))
+    r = _limbs(second)
+    product, level = _quotient(left, r)
+    parts = (turn @ product).unbind(-2)
+    a, b = torch.complex(parts[0], parts[1]), torch.complex(parts[2], parts[3])  # b times sqrt3
+    p, x, y = _half(second[0], second[1], _norm(r))
+    t, w = p.to(a.dtype), torch.complex(x, y)
+    torch.addcmul(a * t, b, w.conj_physical(), out=alpha)
+    torch.addcmul(a * w, b, t, out=beta)
+    square = dot(beta, beta)
+    far = square.sqrt().add_(square.add_(1).sqrt_()).log_()  # asinh of what is not small
+    torch.add(far.mul_(2), level.squeeze(-2), alpha=2 * math.log(2), out=d)
+
+
+def _limbs(columns: Tensor) -> Tensor:
+    """(2 + 4 L, *E) -> (L, 4, *E)."""
+    return columns[2:].unflatten(0, (-1, 4))
+
+
+def _norm(limbs: Tensor) -> Tensor:
+    """4 or 12. (L, 4, *E) -> (*E)."""
+    w, x, y, z = limbs[0]
+    value = (w * w).addcmul_(x, x).sub_((y * y).addcmul_(z, z), alpha=3)
+    return value if len(limbs) == 1 else value - BASE * (value / BASE).round_()
+
+
+def _half(x: Tensor, y: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """b_(x + i y) over the root of n: p and the parts of s. (*E) each."""
+    time = (x * x).addcmul_(y, y).add_(1).sqrt_()
+    p = time.add_(1).div_(2 * n).sqrt_()
+    rest = 0.5 / (n * p)
+    return p, x * rest, y * rest
+
+
+def _left(w: Tensor, x: Tensor, y: Tensor, z: Tensor, k: float, m: float) -> Tensor:
+    """The real matrix of (C, D) -> (A C + k B conj(D), m A D + B conj(C)), A = w + i x, B = y + i z. -> (*E, 4, 4)."""
+    rows = [w, -x, k * y, k * z, x, w, k * z, -k * y, y, z, m * w, -m * x, z, -y, m * x, m * w]
+    return torch.stack(rows, dim=-1).unflatten(-1, (4, 4))
+
+
+def _quotient(left: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """2 q^-1 r, exactly while below 2^53, times 2^-level. left: (K, *E, 4, 4), r: (L, 4, *E, m) -> (*E, 4, m), level.
 
     Horner's rule from the top: a small sum is exact, and once it is rounded what follows cannot cancel it.
     """
-    a, b = q[:, 0].conj_physical(), -q[:, 1]
-    c, d = r.flip(0).unbind(1)
-    b3, c_conj, d_conj = 3 * b, c.conj_physical(), d.conj_physical()
-    total_a = total_b = torch.zeros((), dtype=q.dtype, device=q.device)
+    r = r.movedim(1, -2)
+    total = level = torch.zeros(1, 1, dtype=r.dtype, device=r.device)
     frozen = None
-    places = len(q) + len(r) - 1
+    places = len(left) + len(r) - 1
     for place in range(places - 1, -1, -1):  # the sum of all products of limbs i of q and place - i of r
-        first, last = max(0, place - len(r) + 1), min(place + 1, len(q))
+        first, last = max(0, place - len(r) + 1), min(place + 1, len(left))
         for start in range(first, last, 16):  # 16 products of 49 bits each are exact
-            i = slice(start, min(start + 16, last))
-            j = slice(i.start + len(r) - 1 - place, i.stop + len(r) - 1 - place)
-            new_a = _sum(torch.addcmul(a[i] * c[j], b3[i], d_conj[j]))
-            new_b = _sum(torch.addcmul(a[i] * d[j], b[i], c_conj[j]))
+            limbs = range(start, min(start + 16, last))
+            new = _joined([left[i] for i in limbs], -1) @ _joined([r[place - i] for i in limbs], -2)
             if place < places - 1:
-                scale = BASE if start == first else 1.0
-                new_a, new_b = new_a.add_(total_a, alpha=scale), new_b.add_(total_b, alpha=scale)
-            if frozen is not None:
-                new_a, new_b = torch.where(frozen, total_a, new_a), torch.where(frozen, total_b, new_b)
-            total_a, total_b = new_a, new_b
+                new.add_(total, alpha=BASE if start == first else 1.0)
+            total = new if frozen is None else torch.where(frozen, total, new)
         if places > _ROOM and place:
-            frozen = total_a.real.abs() + total_a.imag.abs() > _FULL
-            level.add_(frozen, alpha=BITS)
-            if bool((frozen | total_a.real.isnan()).all()):
-                level.add_(BITS * (place - 1))
+            size = total[..., :2, :].abs().sum(-2, keepdim=True)
+            frozen = size > _FULL
+            level = level + BITS * frozen
+            if bool((frozen | size.isnan()).all()):
+                level = level + BITS * (place - 1)
                 break
-    return total_a, total_b
+    return total, level
 
 
-def _sum(x: Tensor) -> Tensor:
-    return x[0] if len(x) == 1 else x.sum(0)
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _close(first: Tensor, second: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, beta) of pairs that are close, from their difference in the square of the first. (1 + 2 L, m), (m)."""
-    (u, q), (v, r) = (_parts(z) for z in (first, second))
-    a, b = _quotient(q, r, torch.zeros_like(u.real))
+    """(alpha, beta) of pairs that are close, from their difference in the square of the first. (2 + 4 L, m), (m)."""
+    u, v = (torch.complex(z[0], z[1]) for z in (first, second))
+    q, r = _limbs(first), _limbs(second)
+    product, _ = _quotient(_inverse(q), r.unsqueeze(-1))
+    a, b = torch.view_as_complex(product.view(-1, 2, 2)).unbind(-1)
     difference, apart = v - u, (b != 0).nonzero().squeeze(-1)
     if len(apart):
-        difference[apart] = _difference(*[z[apart] for z in (u, v, a, b, norms(q) * norms(r))])
+        difference[apart] = _difference(*[z[apart] for z in (u, v, a, b, _norm(q) * _norm(r))])
     w = u + difference
     u0, w0 = time_of(u), time_of(w)
     step = dot(difference, u + w) / (u0 + w0)  # w0 - u0
@@ -245,48 +305,19 @@ def _difference(u, v, a, b, n) -> Tensor:
     one = torch.ones_like(n)
     time = time_of(v)
     squares = [(one, one), (v.real, v.real), (v.imag, v.imag)]
-    rest = _compensated([*squares, (-time, time)]) / (2 * time)  # of v0
-    time, slip = _product(time, SQRT3)
+    rest = compensated_dot([*squares, (-time, time)]) / (2 * time)  # of v0
+    time, slip = twofold_product(time, SQRT3)
     slip = slip + SQRT3 * rest + _SQRT3_REST * time / SQRT3
-    real = [(mixed.real, time), (even.real + odd.real, v.real), (odd.imag - even.imag, v.imag), (-n, u.real)]
-    imag = [(mixed.imag, time), (even.imag + odd.imag, v.real), (even.real - odd.real, v.imag), (-n, u.imag)]
-    parts = [_compensated(terms) + part * slip for terms, part in ((real, mixed.real), (imag, mixed.imag))]
-    return torch.complex(*parts) / n
-
-
-_SQRT3_REST = 1.0035084221806903e-16  # sqrt(3) less the nearest float
-
-
-def _product(a, b) -> tuple[Tensor, Tensor]:
-    """a b rounded and what was rounded off (T. Dekker, 1971)."""
-    product = a * b
-    (a1, a2), (b1, b2) = _halves(a), _halves(b)
-    return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
-
-
-def _halves(a):
-    shifted = 134217729.0 * a
-    high = shifted - (shifted - a)
-    return high, a - high
-
-
-def _compensated(terms) -> Tensor:
-    """sum of a b as if in twice the digits (T. Ogita, S. Rump, S. Oishi, "Accurate sum and dot product", 2005)."""
-    total, rest = _product(*terms[0])
-    for a, b in terms[1:]:
-        product, more = _product(a, b)
-        new = total + product
-        back = new - total
-        rest = rest + (more + ((total - (new - back)) + (product - back)))
-        total = new
-    return total + rest
+    mixed, across, along, u = (torch.view_as_real(z).mT for z in (mixed, even + odd, 1j * (even - odd), u))
+    real, imag = compensated_dot([(mixed, time), (across, v.real), (along, v.imag), (-n, u)]) + mixed * slip
+    return torch.complex(real, imag) / n
 
 
 @_relative_op.register_fake
 def _(x, y, planes):
     shape = (planes, *torch.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
     alpha = x.new_empty(shape, dtype=torch.complex128)
-    return alpha, torch.empty_like(alpha), x.new_empty(shape, dtype=torch.float64)
+    return alpha, torch.empty_like(alpha), alpha.new_empty(shape, dtype=torch.float64)
 
 
 @_relative_op.register_vmap
