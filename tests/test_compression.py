@@ -7,7 +7,7 @@ import torch
 from geoembed.cli import main
 from geoembed.codec import load_points, save_points
 from geoembed.hierarchy_runs import HierarchyRun
-from geoembed.manifolds import HTiling, Lorentz
+from geoembed.manifolds import HTiling, Lorentz, LTiling, convert
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,33 @@ def test_floats_cannot_hold_far_points(tmp_path, capsys):
     assert main(words) == 0
     rows = torch.from_numpy(np.load(tmp_path / "far.npz")["points"])
     assert torch.equal(rows, load_points(tmp_path / "far.geo").points)
-    assert main([*words, "--manifold", "ltiling"]) == 1
-    assert "keep their digits as htiling only" in capsys.readouterr().err
+
+
+def test_far_points_go_from_one_tiling_to_the_other(tmp_path):
+    tiling = HTiling(2, HTiling.limbs_for(100))
+    points = tiling.from_tangent(torch.tensor([[90.0, 1.0], [0.0, 1.0], [-30.0, -40.0]], dtype=torch.float64))
+    save_points(tmp_path / "far.geo", points, tiling)
+    kept = load_points(tmp_path / "far.geo").points
+    words = ["restore", str(tmp_path / "far.geo"), "-o", str(tmp_path / "far.npz"), "--manifold", "ltiling"]
+    assert main(words) == 0
+    rows = torch.from_numpy(np.load(tmp_path / "far.npz")["points"])
+    squares = LTiling(1, (rows.shape[1] - 2) // 4)
+    squares.check(rows)
+    assert tiling.dist(convert(rows, squares, tiling), kept).max() < 1e-14
+
+
+def test_a_far_run_is_compressed_as_the_other_tiling(run, tmp_path, capsys):
+    words = f"--task hierarchy --manifold htiling --limbs 8 --epochs 1 --burn-in 0 --dim 2 --no-picture -o {tmp_path}/h"
+    assert main(["train", str(run.parent / "tree.tsv"), *words.split()]) == 0
+    opened = HierarchyRun.open(tmp_path / "h")
+    far = opened.manifold.from_tangent(13 * torch.arange(30, dtype=torch.float64).view(15, 2).sin().cumsum(0))
+    opened.save_points(far)
+    capsys.readouterr()
+    assert main(["compress", str(tmp_path / "h"), "--model", "ltiling", "--bits", "40"]) == 0
+    assert "15 points in" in capsys.readouterr().out
+    found = load_points(tmp_path / "h" / "points.geo")
+    assert isinstance(found.manifold, LTiling)
+    assert opened.manifold.dist(convert(found.points, found.manifold, opened.manifold), far).max() < 1e-11
 
 
 def test_bad_files_and_names(run, tmp_path, capsys):

@@ -77,10 +77,6 @@ def _tiling(name: str, manifold: Any, points: Any) -> Any:
 
     dim = manifold.dim_of(points.shape[-1])
     radius = max(1.0, _radius(manifold, points)) + 1
-    if manifold.name.lower() in MODELS and manifold.name.lower() != name and radius > FLOAT_RADIUS / 2:
-        raise DomainError(
-            f"points of {manifold!r} at radius {radius:.0f} keep their digits as {manifold.name.lower()} only"
-        )
     if name == "htiling":
         return HTiling(dim, HTiling.limbs_for(radius), manifold.c)
     if dim != 2:

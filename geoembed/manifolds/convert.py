@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from geoembed.errors import DomainError
+from geoembed.manifolds.exact import between_tilings
 from geoembed.numerics import less_square
 
 __all__ = [
@@ -37,24 +38,28 @@ def convert(x: Tensor, source, target) -> Tensor:
 
     x: (*B, k) in the coordinates of `source` -> (*B, k') in those of `target`. DomainError where no isometry exists.
     From a tiling to another model digits are lost where that model cannot hold them; between the two kinds of tiling
-    directions are rounded, with an error of about 1e-16 exp(s d(0, x)). An `LTiling` converts if it has one plane.
+    none are, but no gradient flows: see `exact.between_tilings`. An `LTiling` converts if it has one plane.
     """
     names = (source.name, target.name)
     known = all(model.name in (*_METHOD, *_TILINGS) and getattr(model, "planes", 1) == 1 for model in (source, target))
     if not known and names[0] != names[1]:
         raise DomainError(f"no isometry from {source!r} to {target!r}; only models of hyperbolic space convert")
-    if float(getattr(source, "c", 0)) != float(getattr(target, "c", 0)):
+    curvatures = [float(model.c.detach()) if hasattr(model, "c") else 0.0 for model in (source, target)]
+    if curvatures[0] != curvatures[1]:
         raise DomainError(f"{source!r} and {target!r} differ in curvature, so no conversion keeps distances")
+    tiled = [model for model in (source, target) if model.name in _TILINGS]
+    if len(tiled) == 2 and source.dim != target.dim:
+        raise DomainError(f"{source!r} and {target!r} differ in dimension, so no conversion keeps distances")
     if names[0] == names[1]:
         if getattr(source, "limbs", 0) == getattr(target, "limbs", 0):
             return x
-        return target.resized(x) if names[0] == "HTiling" else target.pack(source.cells(x), source.frames(x))
+        return target.resized(x)
     if names in _CONVERSIONS:
         return _CONVERSIONS[names](x, source.c)
-    if names[0] in _TILINGS and names[1] in _TILINGS:
-        return target.from_tangent(source.to_tangent(x))
-    tiled, way = (source, f"to_{_METHOD[names[1]]}") if names[0] in _TILINGS else (target, f"from_{_METHOD[names[0]]}")
-    return getattr(tiled, way)(x)
+    if len(tiled) == 2:
+        return between_tilings(x, source, target)
+    way = f"to_{_METHOD[names[1]]}" if tiled[0] is source else f"from_{_METHOD[names[0]]}"
+    return getattr(tiled[0], way)(x)
 
 
 def with_time(x: Tensor, c: Tensor) -> Tensor:
