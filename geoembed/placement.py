@@ -66,8 +66,9 @@ def place(
             finite.
     """
     directed = _directed(model, triples)
-    mode = model.training
+    mode, loops = model.training, model.loops
     model.eval()
+    model.loops = None  # the new entity is another than any that it is compared with
     try:
         row, bias = _starts(model, directed)
         free = [row] if bias is None else [row, bias]
@@ -92,6 +93,7 @@ def place(
                 last += losses.detach().double()
     finally:
         model.train(mode)
+        model.loops = loops
     last /= max(1, steps // 5)
     best = int(last.nan_to_num(nan=torch.inf).argmin())
     if not last[best].isfinite():

@@ -38,7 +38,7 @@ from geoembed.errors import DataError, DomainError, UnknownNameError
 from geoembed.evaluation import Ranker, evaluate
 from geoembed.losses.links import LEFT_OUT, LINK_LOSSES, bce, bce_k_vs_all, softmax_k_vs_all
 from geoembed.manifolds import HYPERBOLIC, Euclidean, Product
-from geoembed.models import MODELS, PENALTIES, BothDirections, GraphModel
+from geoembed.models import MODELS, PENALTIES, BothDirections, GraphModel, calibrate_loops
 from geoembed.optim import RiemannianAdagrad, RiemannianAdam, RiemannianSGD
 from geoembed.schedules import schedule
 from geoembed.training import Fitted, fit
@@ -203,10 +203,8 @@ class QueryPrediction(_Task):
     def _loss(self, batch: Tensor) -> Tensor:
         groups, start = self.groups, self.groups.offsets[batch]
         counts = groups.offsets[batch + 1] - start
-        place = (
-            torch.rand(len(batch), generator=self.generator, dtype=torch.float64).to(counts.device) * counts
-        ).long()
-        h, r, t = groups.heads[batch], groups.relations[batch], groups.tails[start + place]
+        uniform = torch.rand(len(batch), generator=self.generator, dtype=torch.float64).to(counts.device)
+        h, r, t = groups.heads[batch], groups.relations[batch], groups.tails[start + (uniform * counts).long()]
         scored = self.model.score_batch(self._replaced(h), r, self._replaced(t), self.entities, self.regularizer)
         total = self.loss(scored.negative, *groups.positions(batch)).sum()
         return total + self.penalty * (counts * scored.penalty).sum() if self.penalty else total
@@ -229,13 +227,10 @@ def build_task(
         "generator": streams["negatives"],
     }
     model.generator = streams["dropout"]
-    of_loss: dict[str, dict[str, Any]] = {
-        "bce": {"smoothing": config.label_smoothing},
-        "softmax": {"smoothing": config.label_smoothing},
-        "margin": {"margin": config.margin},
-        "self-adversarial": {"margin": config.margin, "temperature": config.temperature},
-    }
-    options = {"weight": config.negative_weight} | of_loss[config.loss]
+    smoothing, margin = {"smoothing": config.label_smoothing}, {"margin": config.margin}
+    of_loss = {"bce": smoothing, "softmax": smoothing, "margin": margin}
+    of_loss["self-adversarial"] = margin | {"temperature": config.temperature}
+    options: dict[str, Any] = {"weight": config.negative_weight} | of_loss[config.loss]
     if config.negative_mode == "k-vs-all":
         return QueryPrediction(model, triples, loss=functools.partial(_K_VS_ALL[config.loss], **options), **shared)
     return LinkPrediction(
@@ -272,6 +267,7 @@ def build_model(config: TrainConfig, n_entities: int, n_relations: int) -> Graph
     if config.init_scale:
         options |= {"scale": config.init_scale}
     model = MODELS[config.model](n_entities, 2 * n_relations, config.dim, **options)
+    model.loops = torch.zeros(model.n_relations, dtype=model.entity.dtype) if config.loops == "calibrated" else None
     try:
         return model.to(config.device).eval()
     except (AssertionError, RuntimeError) as error:  # torch built without CUDA asserts
@@ -284,10 +280,8 @@ def _manifold(config: TrainConfig) -> geoopt.Manifold:
             return Euclidean()
         return HYPERBOLIC[name](config.curvature, learnable=config.learn_curvature)
 
-    factors = config.factors()
-    if len(factors) == 1:
-        return one(factors[0][0])
-    return Product([(one(name), size) for name, size in factors])
+    factors = [(one(name), size) for name, size in config.factors()]
+    return factors[0][0] if len(factors) == 1 else Product(factors)
 
 
 def build_optimizer(config: TrainConfig, model: GraphModel) -> torch.optim.Optimizer:
@@ -300,10 +294,8 @@ def build_optimizer(config: TrainConfig, model: GraphModel) -> torch.optim.Optim
     if config.optimizer == "sgd":
         return RiemannianSGD(model.parameters(), lr=config.lr, momentum=config.momentum)
     points = model.tangent_tables()
-    others = [p for p in model.parameters() if all(p is not q for q in points)]
-    groups: list[dict[str, Any]] = [{"params": others}]
-    if points:
-        groups.insert(0, {"params": points, "lr": 2 * config.lr})
+    others: dict[str, Any] = {"params": [p for p in model.parameters() if all(p is not q for q in points)]}
+    groups = [{"params": points, "lr": 2 * config.lr}, others] if points else [others]
     return (RiemannianAdam if config.optimizer == "adam" else RiemannianAdagrad)(groups, lr=config.lr)
 
 
@@ -345,20 +337,28 @@ def train_model(
         generators={name: streams[name] for name in ("negatives", "dropout", "shared embeddings")},
         schedule=schedule(config.schedule, warmup=config.warmup, final=config.lr_final),
         averaging=Averaged(model, config.averaging, every=4) if config.averaging else None,
-        validate=_validator(ranker(config, model), triples, config.validate_queries),
+        validate=_validator(config, model, triples),
         validate_every=config.validate_every,
         patience=config.patience or None,
         checkpoint=checkpoint,
         progress=progress,
         on_epoch=on_epoch,
     )
+    if config.loops == "calibrated":
+        calibrate_loops(model, triples)  # the weights that were kept
     return model, fitted
 
 
-def _validator(model: Ranker, triples: Triples, most: int) -> Callable[[], float] | None:
+def _validator(config: TrainConfig, model: GraphModel, triples: Triples) -> Callable[[], float] | None:
     """MRR on at most so many validation queries, the same evenly spread ones each time."""
     if len(triples.valid) == 0:
         return None
     queries = triples.with_inverses("valid")
-    queries = queries[torch.linspace(0, len(queries) - 1, min(most, len(queries))).long()]
-    return lambda: evaluate(model, triples, "valid", queries=queries).metrics()["mrr"]
+    queries = queries[torch.linspace(0, len(queries) - 1, min(config.validate_queries, len(queries))).long()]
+
+    def validate() -> float:
+        if config.loops == "calibrated":
+            calibrate_loops(model, triples)
+        return evaluate(ranker(config, model), triples, "valid", queries=queries).metrics()["mrr"]
+
+    return validate

@@ -5,6 +5,7 @@ from geoembed.models.bilinear import RESCAL, ComplEx, DistMult, TuckER
 from geoembed.models.both import BothDirections
 from geoembed.models.encoders import MLP, ConvNet, HyperbolicHead, PointEncoder, SetEncoder
 from geoembed.models.isometries import AttE, AttH, RefE, RefH, RotE, RotH
+from geoembed.models.loops import calibrate_loops
 from geoembed.models.lorentz_linear import HyboNet
 from geoembed.models.multirelational import MultiRelational, MultiRelationalFull, MuRE, MuRP, MuRPFull
 from geoembed.models.penalties import PENALTIES
@@ -40,6 +41,7 @@ __all__ = [
     "SetEncoder",
     "TransE",
     "TuckER",
+    "calibrate_loops",
 ]
 
 MODELS = {

@@ -5,7 +5,7 @@
 x: rows of the entity table, b, b': biases of an entity as head and as tail (some models have none), D: any comparison
 in which smaller is closer. A subclass says what a query is (`_query`) and what compares it: a `distance`, or how it
 compares with one answer each (`_compare`) and with all answers (`_compare_matrix`); training, ranking and regularisers
-need no more.
+need no more. `loops` adds a bias where h = t (see `geoembed.models.loops`), in ranking, not in training.
 
 Relations come in 2 n directions, the inverse of r being r + n, so that every question is one for a tail.
 """
@@ -52,6 +52,7 @@ class GraphModel(nn.Module):
     entity: nn.Parameter
     distance: Distance
     bias: nn.Parameter | None
+    loops: Tensor | None
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class GraphModel(nn.Module):
         self.initial, self.scale = generator, self.default_scale if scale is None else scale
         self.manifold: geoopt.Manifold = Euclidean()
         self.bias = nn.Parameter(torch.zeros(n_entities, 2, dtype=self.dtype)) if self.has_biases else None
+        self.register_buffer("loops", None)  # (n_relations,) once calibrated
 
     # ------------------------------------------------------------------------------------------ given by each model
 
@@ -159,7 +161,8 @@ class GraphModel(nn.Module):
 
     def forward(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """Scores of triples. h, r, t: (B,) int64 -> (B,)."""
-        return self.score_batch(h, r, t, h.new_empty(0)).positive
+        scores = self.score_batch(h, r, t, h.new_empty(0)).positive
+        return scores if self.loops is None else scores + (h == t) * self.loops[r]
 
     def tail_scorer(self, relation: int) -> Callable[[Tensor], Tensor]:
         """A function from heads (B,) to the scores of all entities as tails (B, n_entities), without a graph."""
@@ -170,7 +173,9 @@ class GraphModel(nn.Module):
         @torch.no_grad()
         def score(heads: Tensor) -> Tensor:
             out = compare(query(rows[heads]), answers).neg_()
-            return out if self.bias is None else out.add_(self.bias[:, 1]).add_(self.bias[heads, :1])
+            if self.bias is not None:
+                out.add_(self.bias[:, 1]).add_(self.bias[heads, :1])
+            return self._with_loops(out, relation, heads)
 
         return score
 
@@ -187,9 +192,17 @@ class GraphModel(nn.Module):
         @torch.no_grad()
         def score(tails: Tensor) -> Tensor:
             out = compare(queries, answer(rows[tails])).mT.neg()
-            return out if self.bias is None else out.add_(self.bias[:, 0]).add_(self.bias[tails, 1:])
+            if self.bias is not None:
+                out.add_(self.bias[:, 0]).add_(self.bias[tails, 1:])
+            return self._with_loops(out, relation, tails)
 
         return score
+
+    def _with_loops(self, scores: Tensor, relation: int, own: Tensor) -> Tensor:
+        """Scores (B, n_entities) of a relation, with its bias of loops added in place in the columns own: (B,)."""
+        if self.loops is not None:
+            scores[torch.arange(len(own), device=own.device), own] += self.loops[relation]
+        return scores
 
     # ------------------------------------------------------------------------------------------------------ points
 
