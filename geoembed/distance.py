@@ -132,7 +132,7 @@ class Distance(nn.Module):
             )
         skip = 0 if item_dims == self.event_dim else 1
         bx, by = x.shape[: x.dim() - self.event_dim - skip], y.shape[: y.dim() - self.event_dim - skip]
-        if any(a != b and 1 not in (a, b) for a, b in zip(reversed(bx), reversed(by), strict=False)):
+        if bx != by and any(a != b and 1 not in (a, b) for a, b in zip(reversed(bx), reversed(by), strict=False)):
             raise ShapeError(
                 f"{name}: batch dimensions {tuple(bx)} and {tuple(by)} do not broadcast "
                 f"(x {tuple(x.shape)}, y {tuple(y.shape)}). For all pairs call pairwise(x, y)."

@@ -38,8 +38,8 @@ class PointSets:
 
     def __init__(self, points: Tensor, weights: Tensor | None = None, lengths: Tensor | None = None):
         _check_points(points, "points")
-        batch, n = points.shape[:-2], points.shape[-2]
-        if n == 0 and batch.numel():
+        n = points.shape[-2]
+        if n == 0 and points.shape[:-2].numel():
             raise DomainError(f"PointSets: a set needs at least one point, got points of shape {tuple(points.shape)}")
         if lengths is not None:
             lengths = _check_lengths(lengths, points)
@@ -132,6 +132,11 @@ class PointSets:
         return self._lengths is not None
 
     @property
+    def plain(self) -> bool:
+        """All points of all sets weigh the same and none is padding: a plain tensor says it all."""
+        return self._weights is None and self._lengths is None
+
+    @property
     def lengths(self) -> Tensor:
         """Number of points in each set, (*B)."""
         if self._lengths is not None:
@@ -210,8 +215,7 @@ class PointSets:
 
     def widened(self) -> "PointSets":
         """Half precision as float32; others as they are."""
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        return self if dtype == self.dtype else self.to(dtype)
+        return self if self.points.itemsize >= 4 else self.to(torch.float32)
 
     def detach(self) -> "PointSets":
         weights = None if self._weights is None else self._weights.detach()

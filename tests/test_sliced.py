@@ -19,7 +19,7 @@ from geoembed.distances.sliced import (
     Linear,
     SlicedWasserstein,
 )
-from geoembed.distances.slicing import Sliced
+from geoembed.distances.slicing import Sliced, Slices
 from geoembed.distances.transport1d import argsort_rows, common_grid, root, sort_rows, transport_1d
 from geoembed.errors import DomainError, ShapeError
 from geoembed.pointsets import PointSets
@@ -363,6 +363,7 @@ def test_blocks_of_slices_do_not_change_the_result(monkeypatch):
     (whole,) = torch.autograd.grad(value.sum(), x)
     monkeypatch.setattr("geoembed.distances.slicing.BLOCK", 100)
     monkeypatch.setattr("geoembed.distances.slicing.CACHED", 30)
+    monkeypatch.setattr(Linear, "held", 700)
     torch.testing.assert_close(distance(x, y), value)
     torch.testing.assert_close(distance(x.detach(), y), value.detach())
     (parts,) = torch.autograd.grad(distance(x, y).sum(), x)
@@ -408,7 +409,47 @@ def test_second_derivatives_are_refused():
         gradient.sum().backward()
 
 
+def test_slices_that_are_views_of_the_points_leave_them_as_they_are():
+    class Coordinates(Slices):
+        count = 3
+
+        def project(self, points, block):
+            return points.mT[..., block, :]
+
+    x, y = normal(4, 6, 3, generator=seeded(1)), normal(4, 6, 3, generator=seeded(2))
+    kept = x.clone(), y.clone()
+    for p in (1, 2, 3):
+        expected = (x.sort(-2).values - y.sort(-2).values).abs().pow(p).mean((-2, -1)) ** (1 / p)
+        torch.testing.assert_close(Sliced(Coordinates(), p)(x, y), expected)
+        torch.testing.assert_close(Sliced(Coordinates(), p)(x[:1], y)[0], expected[0])
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+
+
+def test_given_directions_get_a_gradient():
+    x, y = normal(6, 3, generator=seeded(1)), normal(6, 3, generator=seeded(2))
+    theta = torch.nn.functional.normalize(normal(5, 3, generator=seeded(3)), dim=-1).requires_grad_()
+    value = SlicedWasserstein(3, directions=theta)(x, y)
+    (slope,) = torch.autograd.grad(value, theta)
+    assert (slope * theta).sum().item() == pytest.approx(value.item())  # homogeneous of degree one
+    with torch.no_grad():
+        torch.testing.assert_close(SlicedWasserstein(3, directions=theta)(x, y), value.detach())
+
+
 # Nasty points.
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_set_spoils_only_its_own_value(bad):
+    """Although the sets are centred together; also on the way with gradients."""
+    x, y = (torch.randn(4, 50, 4, generator=seeded(i)) for i in (1, 2))
+    distance = SlicedWasserstein(4, 20, generator=seeded())
+    exact = distance(x.double(), y.double()).float()
+    x[2, 7, 1] = bad
+    for points in (x, x.clone().requires_grad_()):
+        value = distance(points, y).detach()
+        assert not value[2].isfinite()
+        torch.testing.assert_close(value[[0, 1, 3]], exact[[0, 1, 3]], rtol=1e-5, atol=0)
 
 
 def test_far_from_the_origin():

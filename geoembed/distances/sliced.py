@@ -17,7 +17,7 @@ from torch import Tensor
 from geoembed.distance import Distance, Items
 from geoembed.distances.directions import Directions, best, iid
 from geoembed.distances.generalized import DefiningFunction
-from geoembed.distances.slicing import Sliced, moments
+from geoembed.distances.slicing import CACHED, Sliced, moments
 from geoembed.pointsets import PointSets
 
 __all__ = [
@@ -36,6 +36,8 @@ class Linear(DefiningFunction):
         count: number of directions.
         directions: how they are drawn, a function of `geoembed.distances.directions`; or the (count, d) directions.
     """
+
+    held = CACHED
 
     def __init__(
         self,
@@ -83,8 +85,7 @@ class SlicedWasserstein(Sliced):
         if not x.points.numel():
             return x, y
         centre = x.points.detach().flatten(0, -2).mean(0)
-        if not bool(centre.isfinite().all()):  # one bad set must not spoil the others
-            return x, y
+        centre.nan_to_num_(0.0, 0.0, 0.0)  # one bad set must not spoil the others
         return x.map(lambda points: points - centre), y.map(lambda points: points - centre)
 
 

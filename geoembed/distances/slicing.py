@@ -35,7 +35,8 @@ __all__ = ["Sliced", "Slices", "moments"]
 
 BLOCK = 1 << 21  # projected values held at a time: enough rows to share a matrix product, few enough to stay small
 GRID = 1 << 27  # quantiles of all sets that `reduced` may hold: 512 MB in float32
-CACHED = 1 << 17  # values sorted and compared at a time, small enough for the cache
+CACHED = 1 << 19  # bytes sorted at a time, small enough for the cache with as many to compare them to
+SHARED = 20  # slices projected together even where they hold more values: points are read once a block
 
 
 class Slices(nn.Module):
@@ -43,10 +44,13 @@ class Slices(nn.Module):
 
     Attributes:
         count: number of slices.
+        held: bytes of projected values held at a time where no gradient is asked for; fewer, down to what the cache
+            holds, where blocks of slices have no work in common.
         learnable: gradients are to reach the parameters of the slices too.
     """
 
     count: int
+    held: int = 4 * BLOCK
 
     def project(self, points: Tensor, block: slice) -> Tensor:
         """Values of the slices in `block`: a new tensor, differentiable in the points. (*B, n, d) -> (*B, k, n)."""
@@ -104,7 +108,7 @@ class Sliced(Distance):
         Sets of one size and of equal weights have this embedding; those of another size have another.
         """
         x = PointSets.of(x)
-        if not x.uniform or x.ragged:
+        if not x.plain:
             raise ShapeError(
                 f"{type(self).__name__}.embed: only sets of one size and of equal weights have an embedding, got {x}. "
                 f"`pairwise` takes all sets."
@@ -145,11 +149,37 @@ class Sliced(Distance):
         return torch.cat([block for _, block in pairwise_blocks(distance, u, v)]).to(x.dtype)
 
     def _forward(self, x: PointSets, y: PointSets) -> Tensor:
-        batch = x.batch_shape  # broadcast_shapes alone costs as much as a small sort
-        if batch != y.batch_shape:
-            batch = torch.broadcast_shapes(batch, y.batch_shape)
-        u, v = (sets.expand(*batch) for sets in self._prepared(x, y))
-        return root(self._mean(u, v), self.p).to(x.dtype)
+        u, v = self._prepared(x, y)
+        if u.batch_shape != v.batch_shape:  # broadcast_shapes alone costs as much as a small sort
+            batch = torch.broadcast_shapes(u.batch_shape, v.batch_shape)
+            u, v = u.expand(*batch), v.expand(*batch)
+        distance = self._embedded(u, v)
+        if distance is None:
+            distance = root(self._mean(u, v), self.p)
+        return distance.to(x.dtype)
+
+    def _embedded(self, x: PointSets, y: PointSets) -> Tensor | None:
+        """The p-norm difference of the embeddings, block by block and in place, with few calls: they cost as much as
+        small sets do.
+
+        x, y: (*B) -> (*B); None where it does not apply: other sizes, weights, gradients, no embedding.
+        """
+        points, others, slices = x.points, y.points, self.slices
+        values = points.shape[:-1].numel()
+        if self.embed_p is None or not (x.plain and y.plain and points.shape == others.shape and values):
+            return None
+        if points.requires_grad or others.requires_grad or not points.is_cpu:
+            return None
+        rows = max(slices.held // (values * points.itemsize), min(SHARED, BLOCK // values), 1)
+        norms = []
+        for start in range(0, slices.count, rows):
+            block = slice(start, min(start + rows, slices.count))
+            u, v = slices.project(points, block), slices.project(others, block)
+            if u.requires_grad or v.requires_grad:  # the slices learn
+                return None
+            norms.append(_sorted_norms(_own(u, points), _own(v, others), self.p))
+        whole = norms[0] if len(norms) == 1 else torch.cat(norms, -1)
+        return torch.linalg.vector_norm(whole, self.p, -1) * (points.shape[-2] * slices.count) ** (-1 / self.p)
 
     def _mean(self, x: PointSets, y: PointSets) -> Tensor:
         """Mean cost over the slices, item by item. x, y: the same batch dimensions (*B) -> (*B)."""
@@ -164,8 +194,8 @@ class Sliced(Distance):
     def _block_costs(self, x: Tensor, a: Tensor | None, y: Tensor, b: Tensor | None, block: slice) -> Tensor:
         """W_p^p of the slices in `block`. x: (*B, n, d), a: (*B, n) or None, the same of y -> (*B, k)."""
         u, v = self.slices.project(x, block), self.slices.project(y, block)
-        if a is None and b is None and u.shape == v.shape and not (u.requires_grad or v.requires_grad):
-            return _matched(_own(u, x), _own(v, y), self.p)
+        if a is None and b is None and u.shape == v.shape and u.numel() and not (u.requires_grad or v.requires_grad):
+            return _sorted_norms(_own(u, x), _own(v, y), self.p) ** self.p / u.shape[-1]
         a, b = (None if weights is None else weights.unsqueeze(-2) for weights in (a, b))
         return transport_1d(u, v, a, b, p=self.p)
 
@@ -257,38 +287,35 @@ def _sorted_with_weights(values: Tensor, weights: Tensor) -> Tensor:
 
 def _tensors(x: PointSets) -> tuple[Tensor, Tensor | None]:
     """Points, and weights where they are not equal; padding is points of weight zero."""
-    return x.points, x.weights if x.ragged or not x.uniform else None
+    return x.points, None if x.plain else x.weights
 
 
-def _matched(u: Tensor, v: Tensor, p: float) -> Tensor:
-    """transport_1d of rows of one length and equal weights, which it overwrites. u, v: (*B, n) -> (*B).
+def _sorted_norms(u: Tensor, v: Tensor, p: float) -> Tensor:
+    """p-norms of the differences of sorted rows, which it overwrites. u, v: (*B, n) -> (*B).
 
     Everything happens in place, in pieces that stay in the cache.
     """
-    if u.device.type != "cpu" or not u.numel():
-        return transport_1d(u, v, p=p)
     n = u.shape[-1]
-    rows = max(1, CACHED // n)
-    left, right = u.reshape(-1, n).numpy(), v.reshape(-1, n).numpy()
-    costs = np.empty(len(left), dtype=left.dtype)
-    for start in range(0, len(left), rows):
-        piece = slice(start, start + rows)
-        gap, other = left[piece], right[piece]
-        gap.sort(axis=-1)
-        other.sort(axis=-1)
-        gap -= other
-        if p != 2:
-            np.abs(gap, out=gap)
-        if p not in (1, 2):
-            gap **= p / 2
-        costs[piece] = gap.mean(-1) if p == 1 else np.einsum("ij,ij->i", gap, gap) / n
-    return torch.from_numpy(costs).reshape(u.shape[:-1])
+    rows = max(1, CACHED // (n * u.itemsize))
+    if u.numel() > rows * n:
+        pieces = zip(u.view(-1, n).split(rows), v.view(-1, n).split(rows), strict=True)
+        return torch.cat([_sorted_norms(*piece, p) for piece in pieces]).view(u.shape[:-1])
+    if u.is_cpu:
+        left, right = u.numpy(), v.numpy()
+        left.sort(-1)
+        right.sort(-1)
+        left -= right
+    else:
+        u = u.sort(-1).values - v.sort(-1).values
+    if p in (1, 2):
+        return torch.linalg.vector_norm(u, p, -1)
+    return u.abs_().pow_(p).sum(-1) ** (1 / p)  # what vector_norm gives, and faster
 
 
 def _own(values: Tensor, points: Tensor) -> Tensor:
     """values, copied if they share memory with the points."""
     shared = values.untyped_storage().data_ptr() == points.untyped_storage().data_ptr()
-    return values.clone() if shared else values.contiguous()
+    return values.clone(memory_format=torch.contiguous_format) if shared else values.contiguous()
 
 
 def moments(x: PointSets) -> tuple[Tensor, Tensor]:
