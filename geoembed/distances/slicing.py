@@ -178,6 +178,7 @@ class Sliced(Distance):
             if u.requires_grad or v.requires_grad:  # the slices learn
                 return None
             norms.append(_sorted_norms(_own(u, points), _own(v, others), self.p))
+            del u, v  # the next block takes their place in the cache
         whole = norms[0] if len(norms) == 1 else torch.cat(norms, -1)
         return torch.linalg.vector_norm(whole, self.p, -1) * (points.shape[-2] * slices.count) ** (-1 / self.p)
 
