@@ -240,7 +240,7 @@ class _MeanCost(torch.autograd.Function):
         count = distance.slices.count
         total = x.new_zeros(x.shape[:-2])
         sums = [torch.zeros_like(inputs[i]) for i in wanted]
-        for block in distance._blocks(x, y, BLOCK // 4 if wanted else BLOCK):  # the graph holds several times as much
+        for block in distance._blocks(x, y, BLOCK // 8 if wanted else BLOCK):  # the graph holds several times as much
             leaves: list[Any] = [None if t is None else t.detach() for t in inputs]
             for i in wanted:
                 leaves[i].requires_grad_()
