@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geoembed.manifolds import HTiling
-from geoembed.manifolds.limbs import BITS
+from geoembed.manifolds.limbs import BITS, digits_of_integer, integer_of
 from geoembed.manifolds.ltiling import LTiling
 
 __all__ = ["BoxCells", "SquareCells", "packed", "unpacked"]
@@ -39,10 +39,7 @@ class BoxCells:
         levels = cells[:, n].long().tolist()
         digits = cells[:, n + 1 :].view(len(points), limbs, n - 1).long().transpose(1, 2).tolist()
         numbers = [
-            [
-                (sum(d << (base * i) for i, d in enumerate(ds)) << self.bits) + q
-                for ds, q in zip(row, place, strict=True)
-            ]
+            [(integer_of(ds, base) << self.bits) + q for ds, q in zip(row, place, strict=True)]
             for row, place in zip(digits, places, strict=True)
         ]
         return list(zip(levels, numbers, heights, strict=True))
@@ -50,7 +47,7 @@ class BoxCells:
     def points(self, rows: list[tuple[int, list[int], int]], dtype: torch.dtype) -> Tensor:
         """Inverse of `rows`: the middle of each box of the grid."""
         n, limbs, base = self.tiling.dim, self.tiling.limbs, BITS[dtype]
-        half, mask = 1 << (base - 1), (1 << self.bits) - 1
+        mask = (1 << self.bits) - 1
         out = torch.zeros(len(rows), self.tiling.width, dtype=torch.float64)
         if not rows:
             return out.to(dtype)
@@ -58,12 +55,9 @@ class BoxCells:
         out[:, : n - 1] = (_whole([[v & mask for v in row[1]] for row in rows]) + 0.5) / grid
         out[:, n - 1] = 1 + (_whole([row[2] for row in rows]) + 0.5) / grid
         out[:, n] = _whole([row[0] for row in rows])
-        rest = [[v >> self.bits for v in row[1]] for row in rows]
-        for limb in range(limbs):
-            low = [[(v + half) % (1 << base) - half for v in row] for row in rest]
-            rest = [[(v - d) >> base for v, d in zip(*pair, strict=True)] for pair in zip(rest, low, strict=True)]
-            start = n + 1 + limb * (n - 1)
-            out[:, start : start + n - 1] = _whole(low)
+        digits = [[digits_of_integer(v >> self.bits, base) for v in row[1]] for row in rows]
+        filled = _whole([[ds + [0] * (limbs - len(ds)) for ds in row] for row in digits])
+        out[:, n + 1 :] = filled.view(len(rows), n - 1, limbs).mT.flatten(1)
         return out.to(dtype)
 
     def keys(self, rows: list[tuple[int, list[int], int]]) -> list[int]:

@@ -192,7 +192,9 @@ class HierarchyConfig(Settings):
         "where training starts: at random near the origin, or nested, each node nearer to its ancestors already",
         ("origin", "nested"),
     )
-    init_scale: float = setting(1e-3, "standard deviation of the initial points about the origin, above 0", low=0)
+    init_scale: float = setting(
+        1e-3, "standard deviation of points about the origin, or how far nested ones are shaken, above 0", low=0
+    )
     hold_out: float = setting(
         0.0, "share of the pairs that is not trained on but predicted; they follow from others", low=0
     )

@@ -200,11 +200,11 @@ def train_hierarchy(
         points = _shaken(embed_closure(closure, space, dim=config.dim), space, config.init_scale, streams[0])
     else:
         points = space.random(closure.n_nodes, size, std=config.init_scale, generator=streams[0], dtype=torch.float64)
+    if isinstance(space, Tiling):
+        points = space.narrow(points)  # they grow as they need it
     score = None if validate is None or not nested else validate(points, space)
     if config.epochs == 0:
         return Hierarchy(closure, space, points, Fitted(0, score, 0))
-    if isinstance(space, Tiling):
-        points = space.narrow(points)  # they grow as they need it
     start = points.clone()
     task = HierarchyTask(closure, space, points, scale=config.scale, negatives=config.negatives, generator=streams[2])
     later = schedule(config.schedule, warmup=config.warmup, final=config.lr_final)

@@ -32,10 +32,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from geoembed.data import Closure
+from geoembed.data.trees import chain_tree
 from geoembed.errors import DomainError, NumericalWarning
 from geoembed.manifolds import Hyperbolic, Lorentz
 
-__all__ = ["chain_tree", "embed_closure", "nested_arcs"]
+__all__ = ["embed_closure", "nested_arcs"]
 
 _OWN = 0.1  # share of a half arc, at the middle, that is left to the node itself
 _APART = 0.05  # share of an arc left empty around it
@@ -85,24 +86,6 @@ def embed_closure(
             stacklevel=2,
         )
     return points
-
-
-def chain_tree(closure: Closure) -> Tensor:
-    """The direct parent of each node that has the longest chain above it, -1 for a root: int64 (n,).
-
-    A node has as many ancestors in this tree as its longest chain is long, which is the most that any tree can give it,
-    for each node at once. Raises DataError for a cycle.
-
-    >>> chain_tree(Closure.from_pairs([("b", "a"), ("c", "a"), ("c", "b")])).tolist()
-    [-1, 0, 1]
-    """
-    depths = closure.depths()
-    child, parent = closure.parents().unbind(1)
-    order = depths[parent].argsort(stable=True)  # the deepest parent is written last
-    parents = torch.full_like(depths, -1)
-    for level in order.split(depths[parent].bincount().tolist()):
-        parents[child[level]] = parent[level]
-    return parents
 
 
 def nested_arcs(parents: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,9 +95,7 @@ class _Task:
     ):
         if len(triples.train) == 0:
             raise DataError(f"{triples.name} has no training triples")
-        found, expected = (model.n_entities, model.n_relations), (triples.n_entities, 2 * triples.n_relations)
-        if found != expected:
-            raise DomainError(f"the model has (entities, directed relations) {found}, {triples.name} has {expected}")
+        model.check_fits(triples)
         if regularizer not in PENALTIES:
             raise UnknownNameError("regularizer", regularizer, PENALTIES)
         if regularizer == "n3":

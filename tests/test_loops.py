@@ -5,10 +5,10 @@ import itertools
 import json
 import math
 import random
-import signal
 
 import pytest
 import torch
+from resuming import check_resumes_to_the_same_bits
 from scipy.optimize import brentq
 from scipy.special import expit
 from test_cli import FAST, fails, write_tree
@@ -363,24 +363,7 @@ def test_the_best_weights_have_their_biases():
 def test_resumed_to_the_same_bits(tmp_path, monkeypatch, stop, held_out):
     triples = friends() if held_out else of(rows_of_every_kind())
     config = CALIBRATED.replace(epochs=6, validate_every=2, averaging=0.9, dropout=0.2)
-    reference, whole = train_model(config, triples, progress=False)
-    original, calls = tasks._Task.step, []
-
-    def step(self, batch):
-        calls.append(batch)
-        if len(calls) == stop:
-            signal.raise_signal(signal.SIGINT)
-        return original(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tasks._Task, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            train_model(config, triples, checkpoint=tmp_path, progress=False)
-    model, fitted = train_model(config, triples, checkpoint=tmp_path, progress=False)
-    assert set(model.state_dict()) == set(reference.state_dict())
-    for name, tensor in reference.state_dict().items():
-        assert torch.equal(tensor, model.state_dict()[name]), name
-    assert [(r["loss"], r.get("score")) for r in fitted.history] == [(r["loss"], r.get("score")) for r in whole.history]
+    check_resumes_to_the_same_bits(config, triples, tmp_path, monkeypatch, stop)
     with pytest.raises(CheckpointError, match="does not fit this model"):
         train_model(config.replace(loops="free"), triples, checkpoint=tmp_path, progress=False)
 

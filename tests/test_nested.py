@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from geoembed.data import Closure
+from geoembed.data.trees import chain_tree
 from geoembed.errors import DataError, DomainError, NumericalWarning
 from geoembed.manifolds import Euclidean, HalfSpace, HTiling, Lorentz, LTiling, PoincareBall
-from geoembed.nested import chain_tree, embed_closure, nested_arcs
+from geoembed.nested import embed_closure, nested_arcs
 from geoembed.reconstruction import reconstruct
 
 MODELS = [

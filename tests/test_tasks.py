@@ -4,10 +4,10 @@ import dataclasses
 import itertools
 import math
 import random
-import signal
 
 import pytest
 import torch
+from resuming import check_resumes_to_the_same_bits
 from scipy.stats import chisquare
 from test_losses import ORACLES
 
@@ -678,23 +678,7 @@ def test_resumed_to_the_same_bits(tmp_path, monkeypatch, changes, stop):
         ),
         tree(),
     )
-    reference, whole = train_model(config, triples, progress=False)
-    original, calls = tasks._Task.step, []
-
-    def step(self, batch):
-        calls.append(batch)
-        if len(calls) == stop:
-            signal.raise_signal(signal.SIGINT)
-        return original(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tasks._Task, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            train_model(config, triples, checkpoint=tmp_path, progress=False)
-    model, fitted = train_model(config, triples, checkpoint=tmp_path, progress=False)
-    for name, tensor in reference.state_dict().items():
-        assert torch.equal(tensor, model.state_dict()[name]), name
-    assert [(r["loss"], r.get("score")) for r in fitted.history] == [(r["loss"], r.get("score")) for r in whole.history]
+    check_resumes_to_the_same_bits(config, triples, tmp_path, monkeypatch, stop)
 
 
 @pytest.mark.parametrize(

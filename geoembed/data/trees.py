@@ -15,7 +15,7 @@ from torch import Tensor
 from geoembed.data.closures import Closure
 from geoembed.errors import DataError, DataWarning, ShapeError
 
-__all__ = ["RootedTree", "root_tree", "spanning_tree"]
+__all__ = ["RootedTree", "chain_tree", "root_tree", "spanning_tree"]
 
 
 @dataclass
@@ -47,12 +47,31 @@ def spanning_tree(closure: Closure) -> Tensor:
     [-1, 0, 1]
     """
     closure.depths()  # finds cycles
-    child, parent = closure.parents().numpy().T
-    degree = np.bincount(np.concatenate([child, parent]), minlength=closure.n_nodes)
-    order = np.lexsort((parent, degree[parent], child))
-    children, first = np.unique(child[order], return_index=True)
-    parents = np.full(closure.n_nodes, -1)
-    parents[children] = parent[order][first]
+    edges = closure.parents().numpy()
+    degree = np.bincount(edges.ravel(), minlength=closure.n_nodes)
+    return _first_parents(edges, closure.n_nodes, edges[:, 1], degree[edges[:, 1]])
+
+
+def chain_tree(closure: Closure) -> Tensor:
+    """The direct parent of each node that has the longest chain above it, -1 for a root: int64 (n,).
+
+    A node has as many ancestors in this tree as its longest chain is long, which is the most that any tree can give it,
+    for each node at once. Raises DataError for a cycle.
+
+    >>> chain_tree(Closure.from_pairs([("b", "a"), ("c", "a"), ("c", "b")])).tolist()
+    [-1, 0, 1]
+    """
+    depths = closure.depths().numpy()
+    edges = closure.parents().numpy()
+    return _first_parents(edges, closure.n_nodes, -edges[:, 1], -depths[edges[:, 1]])
+
+
+def _first_parents(edges: np.ndarray, n: int, *keys: np.ndarray) -> Tensor:
+    """Of the edges (child, parent) of each child the first by these keys, the last key counting most: int64 (n,)."""
+    child, parent = edges[np.lexsort((*keys, edges[:, 0]))].T
+    children, first = np.unique(child, return_index=True)
+    parents = np.full(n, -1)
+    parents[children] = parent[first]
     return torch.from_numpy(parents)
 
 

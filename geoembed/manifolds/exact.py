@@ -24,6 +24,7 @@ from torch import Tensor
 from geoembed.errors import DomainError
 from geoembed.manifolds.cells import bits_of
 from geoembed.manifolds.frames import IDENTITY, Frame, compose, inverse
+from geoembed.manifolds.limbs import digits_of_integer, integer_of
 from geoembed.manifolds.squares import SQRT3, time_of
 
 __all__ = ["between_tilings"]
@@ -75,7 +76,7 @@ def _to_half_plane(rows: Tensor, source: Any, target: Any) -> Tensor:
         if height < below:
             j, across, height = j - 1, 2 * across, 2 * height
         k, rest = divmod(across, below)
-        found.append([rest / below, height / below, j, *_limbs(k, bits)])
+        found.append([rest / below, height / below, j, *digits_of_integer(k, bits)])
     width = max(map(len, found))
     points = torch.tensor([row + [0] * (width - len(row)) for row in found], dtype=torch.float64)
     return target.projx(target.resized(points.to(rows.dtype)))  # x may have been rounded to 1 and m to 2
@@ -88,7 +89,7 @@ def _to_squares(rows: Tensor, source: Any, target: Any) -> Tensor:
     bits, unit = bits_of(rows.dtype), 1 << _PLACE
     places, digits = [], 0
     for x, m, j, *limbs in rows[:, : 3 + source.limbs_used(rows)].tolist():
-        k = sum(int(digit) << (bits * place) for place, digit in enumerate(limbs))
+        k = integer_of(limbs, bits)
         up, down = max(0, int(j)), max(0, -int(j))
         h, y, one = ((k << _PLACE) + int(x * unit)) << up, int(m * unit) << up, unit << down
         long = 2 * max((one + y).bit_length(), h.bit_length())
@@ -120,12 +121,3 @@ def _in_disk(q: Frame) -> complex:
 def _root3(digits: int) -> int:
     """sqrt3 2^digits."""
     return math.isqrt(3 << (2 * digits))
-
-
-def _limbs(k: int, bits: int) -> list[int]:
-    """Balanced digits, the least significant first, one at least."""
-    half, base, found = 1 << (bits - 1), 1 << bits, list[int]()
-    while k or not found:
-        found.append((k + half) % base - half)
-        k = (k - found[-1]) >> bits
-    return found

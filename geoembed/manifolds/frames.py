@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from geoembed.errors import DomainError
+from geoembed.manifolds.limbs import digits_of_integer, integer_of
 
 __all__ = [
     "BASE",
@@ -162,20 +163,14 @@ def digits_of(frames: Sequence[Frame], limbs: int | None = None) -> Tensor:
 
     Raises DomainError if they do not fit.
     """
-    half, base = 1 << (BITS - 1), 1 << BITS
-    rest, rows = [list(frame) for frame in frames], list[list[list[int]]]()
-    while any(any(frame) for frame in rest) or not rows:
-        low = [[(value + half) % base - half for value in frame] for frame in rest]
-        rest = [
-            [(value - digit) >> BITS for value, digit in zip(*pair, strict=True)]
-            for pair in zip(rest, low, strict=True)
-        ]
-        rows.append(low)
-    if limbs is not None and len(rows) > limbs:
-        raise DomainError(f"frames take {len(rows)} limbs of {BITS} bits, more than limbs={limbs}")
-    digits = torch.tensor(rows, dtype=torch.float64).view(len(rows), -1, 2, 2)
-    digits = torch.view_as_complex(digits).movedim(1, -1)
-    return digits if limbs is None else torch.cat([digits, digits.new_zeros(limbs - len(rows), *digits.shape[1:])])
+    rows = [[digits_of_integer(value, BITS) for value in frame] for frame in frames]
+    needed = max((len(digits) for row in rows for digits in row), default=1)
+    limbs = needed if limbs is None else limbs
+    if needed > limbs:
+        raise DomainError(f"frames take {needed} limbs of {BITS} bits, more than limbs={limbs}")
+    filled = [[digits + [0] * (limbs - len(digits)) for digits in row] for row in rows]
+    numbers = torch.tensor(filled, dtype=torch.float64).view(len(rows), 2, 2, limbs)
+    return torch.view_as_complex(numbers.movedim((0, 1, 2, 3), (2, 1, 3, 0)).contiguous())
 
 
 def integers_of(digits: Tensor) -> list[Frame]:
@@ -183,7 +178,7 @@ def integers_of(digits: Tensor) -> list[Frame]:
     columns = torch.view_as_real(digits).movedim(2, 0).flatten(2).tolist()  # n, L, 4
     found = []
     for rows in columns:
-        w, x, y, z = (sum(int(row[i]) << (BITS * place) for place, row in enumerate(rows)) for i in range(4))
+        w, x, y, z = (integer_of(digits, BITS) for digits in zip(*rows, strict=True))
         found.append((w, x, y, z))
     return found
 

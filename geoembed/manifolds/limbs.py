@@ -7,10 +7,12 @@ either sign has few of them, and products with powers of two are exact, so that 
 need no integer type: every digit below stays under 2^42 (2^22) and is exact.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-__all__ = ["BITS", "carried", "difference", "rescaled", "summed", "used"]
+__all__ = ["BITS", "carried", "difference", "digits_of_integer", "integer_of", "rescaled", "summed", "used"]
 
 BITS = {torch.float64: 40, torch.float32: 20}
 _ROOM = {torch.float64: 8, torch.float32: 2}  # so many limbs are summed without a look at the size of the sum
@@ -143,3 +145,17 @@ def used(k: Tensor, n: int) -> int:
     while columns.dim() > 1:  # faster one by one; NaN counts as a number
         columns = columns.any(0)
     return int((columns != 0).cumsum(0).argmax()) // n + 1  # the last that is not zero
+
+
+def digits_of_integer(k: int, bits: int) -> list[int]:
+    """The balanced digits of an integer of Python in the base 2^bits, the least significant first, one at least."""
+    half, base, found = 1 << (bits - 1), 1 << bits, list[int]()
+    while k or not found:
+        found.append((k + half) % base - half)
+        k = (k - found[-1]) >> bits
+    return found
+
+
+def integer_of(digits: Iterable[float], bits: int) -> int:
+    """Inverse of `digits_of_integer`; the digits may be floats."""
+    return sum(int(digit) << (bits * place) for place, digit in enumerate(digits))

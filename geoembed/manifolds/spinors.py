@@ -24,10 +24,10 @@ from torch import Tensor
 
 from geoembed.manifolds.compensated import compensated_dot, twofold_product
 from geoembed.manifolds.frames import BASE, BITS, norms
-from geoembed.manifolds.limbs import used
 from geoembed.manifolds.squares import (
     SQRT3,
     cells_of,
+    columns,
     dot,
     frame_digits,
     half,
@@ -168,34 +168,26 @@ def _relative_op(x: Tensor, y: Tensor, planes: int) -> tuple[Tensor, Tensor, Ten
     before = None
     for one, other, *out in _blocks([x, y], [alpha, beta, d])[1]:
         if one is not before:
-            before, moves = one, _moves(_columns(one, planes))
-        _relative(*moves, _columns(other, planes), *out)
+            before, moves = one, _moves(columns(one, planes))
+        _relative(*moves, columns(other, planes), *out)
     for where in (d < _NEAR).nonzero().split(_cached(x)):
         if len(where):
             plane, *items = where = where.unbind(-1)
             one, other = (z.unflatten(-1, (planes, -1)).expand(*shape[1:], planes, -1)[*items, plane] for z in (x, y))
-            alpha[where], beta[where] = _close(_columns(one, 1)[:, 0], _columns(other, 1)[:, 0], alpha[where])
+            alpha[where], beta[where] = _close(columns(one, 1)[:, 0], columns(other, 1)[:, 0], alpha[where])
             d[where] = 2 * asinh(dot(beta[where], beta[where]).sqrt())
     return alpha, beta, d
 
 
-def _columns(x: Tensor, planes: int) -> Tensor:
-    """Rows (*B, planes (2 + 4 L)) as (2 + 4 L, planes, *B) in float64, limbs that are zero in all left out."""
-    numbers = x.unflatten(-1, (planes, -1))
-    if numbers.shape[-1] > 6:
-        numbers = numbers[..., : 2 + 4 * used(numbers[..., 2:], 4)]
-    return numbers.movedim((-1, -2), (0, 1)).to(torch.float64, memory_format=torch.contiguous_format)
-
-
-def _moves(columns: Tensor) -> tuple[Tensor, Tensor]:
+def _moves(points: Tensor) -> tuple[Tensor, Tensor]:
     """The matrices of q^-1 for each limb of q, and of b_u^-1. (2 + 4 L, *E) -> (L, *E, 4, 4), (*E, 4, 4).
 
     The last dimension of E goes if it is 1: points that are met with many others make matrices times many columns.
     """
-    if columns.shape[-1] == 1:
-        columns = columns[..., 0]
-    q = _limbs(columns)
-    p, s, t = _half(columns[0], columns[1], _norm(q))
+    if points.shape[-1] == 1:
+        points = points[..., 0]
+    q = _limbs(points)
+    p, s, t = _half(points[0], points[1], _norm(q))
     return _inverse(q), _left(p, torch.zeros_like(p), -s, -t, SQRT3, SQRT3)
 
 
@@ -222,9 +214,9 @@ def _relative(left: Tensor, turn: Tensor, second: Tensor, alpha: Tensor, beta: T
     torch.add(far.mul_(2), level.squeeze(-2), alpha=2 * math.log(2), out=d)
 
 
-def _limbs(columns: Tensor) -> Tensor:
+def _limbs(points: Tensor) -> Tensor:
     """(2 + 4 L, *E) -> (L, 4, *E)."""
-    return columns[2:].unflatten(0, (-1, 4))
+    return points[2:].unflatten(0, (-1, 4))
 
 
 def _norm(limbs: Tensor) -> Tensor:

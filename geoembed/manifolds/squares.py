@@ -19,12 +19,13 @@ from torch.nn.functional import pad
 
 from geoembed.errors import DomainError
 from geoembed.manifolds.frames import BITS, GENERATORS, inverse, signed, times, trimmed
+from geoembed.manifolds.limbs import used
 
 __all__ = [
     "SQRT3",
     "carry",
     "cells_of",
-    "channels",
+    "columns",
     "dot",
     "frame_digits",
     "half",
@@ -48,17 +49,12 @@ _APART = 1.1463  # arcosh(sqrt3), from the centre of the square to a corner
 # ------------------------------------------------------------------------------ rows
 
 
-def channels(x: Tensor, planes: int) -> Tensor:
-    """Rows (*B, planes (2 + 4 L)) as complex (1 + 2 L, planes, *B) in float64, limbs that are zero in all left out."""
-    pairs = x.unflatten(-1, (planes, -1, 2))
-    if pairs.shape[-2] > 3 and x.numel():
-        used = pairs
-        while used.dim() > 3:  # faster one by one; NaN counts as a number
-            used = used.any(0)
-        last = int(used.any(-1).any(0).cumsum(0).argmax())  # the last that is not zero
-        pairs = pairs[..., : max(3, last + 1 + last % 2), :]
-    whole = pairs.movedim((-2, -3), (0, 1)).to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-    return torch.view_as_complex(whole)  # of a copy: memory from a file need not be aligned for complex numbers
+def columns(x: Tensor, planes: int) -> Tensor:
+    """Rows (*B, planes (2 + 4 L)) as (2 + 4 L, planes, *B) in float64, limbs that are zero in all left out."""
+    numbers = x.unflatten(-1, (planes, -1))
+    if numbers.shape[-1] > 6:
+        numbers = numbers[..., : 2 + 4 * used(numbers[..., 2:], 4)]
+    return numbers.movedim((-1, -2), (0, 1)).to(torch.float64, memory_format=torch.contiguous_format)
 
 
 def cells_of(x: Tensor, planes: int) -> Tensor:
@@ -93,7 +89,9 @@ def with_frames(x: Tensor, digits: Tensor) -> Tensor:
 
 def frame_digits(x: Tensor, planes: int) -> Tensor:
     """The limbs of the frames. (*B, k) -> (L, 2, planes, *B) complex128."""
-    return channels(x, planes)[1:].unflatten(0, (-1, 2))
+    numbers = columns(x, planes)[2:].unflatten(0, (-1, 2, 2)).movedim(2, -1)
+    numbers = numbers.clone(memory_format=torch.contiguous_format)  # memory from a file need not be aligned for them
+    return torch.view_as_complex(numbers)
 
 
 def limbs_for(radius: float) -> int:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoembed.data import Triples
 from geoembed.distance import Distance
 from geoembed.errors import DomainError
 from geoembed.manifolds import Euclidean
@@ -80,6 +81,12 @@ class GraphModel(nn.Module):
         self.manifold: geoopt.Manifold = Euclidean()
         self.bias = nn.Parameter(torch.zeros(n_entities, 2, dtype=self.dtype)) if self.has_biases else None
         self.register_buffer("loops", None)  # (n_relations,) once calibrated
+
+    def check_fits(self, triples: Triples) -> None:
+        """DomainError if the graph has other numbers of entities and relations; the model has the inverses too."""
+        found, expected = (self.n_entities, self.n_relations), (triples.n_entities, 2 * triples.n_relations)
+        if found != expected:
+            raise DomainError(f"the model has (entities, directed relations) {found}, {triples.name} has {expected}")
 
     # ------------------------------------------------------------------------------------------ given by each model
 

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from geoembed.data import Triples
 from geoembed.distance import DEFAULT_BUDGET
-from geoembed.errors import DomainError
 from geoembed.models.base import GraphModel
 
 __all__ = ["calibrate_loops"]
@@ -37,9 +36,7 @@ def calibrate_loops(model: GraphModel, triples: Triples) -> None:
     Raises:
         DomainError: the model has other numbers of entities and relations; of the latter it has the inverses too.
     """
-    found, expected = (model.n_entities, model.n_relations), (triples.n_entities, 2 * triples.n_relations)
-    if found != expected:
-        raise DomainError(f"the model has (entities, directed relations) {found}, {triples.name} has {expected}")
+    model.check_fits(triples)
     h, r, t = triples.with_inverses("train").to(model.entity.device).unbind(1)
     keys = r * model.n_entities + h
     asked = keys.unique()
