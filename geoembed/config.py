@@ -22,6 +22,14 @@ ON_A_MANIFOLD = ("murp", "murp-full")  # the models that take a manifold and a c
 PAIRED = ("rote", "roth", "refe", "refh", "atte", "atth", "rotate", "complex")  # those that pair coordinates
 WITH_N3 = ("distmult", "complex")
 NEGATIVE_MODES = ("shared", "independent", "typed", "all", "k-vs-all")
+TAUGHT: dict[str, tuple[Any, ...]] = {  # what a model with teachers may have: their probabilities are all it learns
+    "loss": ("bce",),
+    "label_smoothing": (0,),
+    "negative_mode": NEGATIVE_MODES[:3],
+    "hardest": (0,),
+    "filtered": (False,),
+    "sse": ("none",),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,16 @@ class TrainConfig(Settings):
     )
     negative_entities: str = setting("uniform", "how they are drawn", ("uniform", "frequency"))
     negative_weight: float = setting(50.0, "weight of the mean loss of the negatives, above 0", low=0)
+    teachers: str = setting(
+        "", "folders of trained runs of the same data, with commas between: learn their mean scores, not the triples"
+    )
+    teacher_answers: int = setting(
+        16, "answers that the teachers find likeliest are learnt with each training query; 0 is none", low=0
+    )
+    answer_weight: float = setting(0.2, "weight of each of the teachers' answers", low=0)
+    start: str = setting(
+        "random", "where training starts: at random, or at the weights of the first teacher", ("random", "teacher")
+    )
     hardest: int = setting(0, "only so many of a triple's negatives count, the likeliest ones; 0 is all", low=0)
     filtered: bool = setting(False, "leave out negatives that make a training triple")
     bernoulli: bool = setting(False, "weigh the sides of a triple by how many answers they have")
@@ -110,6 +128,12 @@ class TrainConfig(Settings):
     def _check_combinations(self) -> None:
         """Refuse settings that would fail once the run has begun, or have no effect on it."""
         smoothed, drawn = ("bce", "softmax"), NEGATIVE_MODES[:-1]
+        if self.teachers:
+            for name, allowed in TAUGHT.items():
+                if getattr(self, name) not in allowed:
+                    raise DomainError(f"teachers go with {name} {allowed[0]}, not with {getattr(self, name)}")
+        elif self.start == "teacher":
+            raise DomainError("start teacher needs teachers, folders of trained runs")
         for what, given, name, allowed in (
             ("regularizer n3", self.regularizer == "n3", "model", WITH_N3),
             ("learn_curvature", self.learn_curvature, "model", ON_A_MANIFOLD),

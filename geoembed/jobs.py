@@ -10,7 +10,7 @@ from geoembed.evaluation import RankingResult, evaluate
 from geoembed.manifolds import Hyperbolic
 from geoembed.models import MODELS
 from geoembed.run_folder import next_folder
-from geoembed.runs import Run, load_triples
+from geoembed.runs import Run, load_teachers, load_triples
 from geoembed.tasks import train_model
 from geoembed.training import Fitted
 
@@ -52,7 +52,7 @@ def train(
     say(f"run folder: {run.folder}")
     _train_into(run, triples, progress, say)
     rows = {_title(run): run}
-    if baseline and config.model in ON_A_MANIFOLD:
+    if baseline and config.model in ON_A_MANIFOLD and not config.teachers:
         other = Run.create(
             run.folder / "baseline", config.replace(model="mure", manifold="poincare", learn_curvature=False), triples
         )
@@ -123,7 +123,12 @@ def _train_into(run: Run, triples: Triples, progress: bool, say: Callable[[str],
         return
     say(f"\n{_title(run)}, {run.config.epochs} epochs of {2 * len(triples.train):,} directed triples")
     model, fitted = train_model(
-        run.config, triples, checkpoint=run.folder / "checkpoints", progress=progress, on_epoch=run.write_metrics
+        run.config,
+        triples,
+        teachers=load_teachers(run.config, triples),
+        checkpoint=run.folder / "checkpoints",
+        progress=progress,
+        on_epoch=run.write_metrics,
     )
     run.save_model(model)
     say(_summary(fitted))

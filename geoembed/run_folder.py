@@ -108,9 +108,14 @@ class RunFolder(Generic[Config]):
     def data(self) -> Any:
         """The data the run was trained on, found by its name or path; DataError if it is not the same any more."""
         data = self.load_data()
-        if data.fingerprint() != self._about["fingerprint"]:
+        if data.fingerprint() != self.fingerprint:
             raise DataError(f"{self.config.data} is not the data that {self.folder} was trained on")
         return data
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data the run was trained on."""
+        return self._about["fingerprint"]
 
     @cached_property
     def _about(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from geoembed.prediction import Answer, Prediction, Predictor
 from geoembed.run_folder import RunFolder
 from geoembed.tasks import build_model, generators, ranker
 
-__all__ = ["Answer", "Prediction", "Run", "load_triples"]
+__all__ = ["Answer", "Prediction", "Run", "load_teachers", "load_triples"]
 
 
 class Run(RunFolder[TrainConfig]):
@@ -171,3 +171,19 @@ def load_triples(config: TrainConfig, data: Triples | Closure | None = None) -> 
         return data.split(valid=0.05, test=0.05, generator=generators(config.seed)["init"])
     except DataError:
         return data
+
+
+def load_teachers(config: TrainConfig, triples: Triples) -> list[GraphModel]:
+    """The models of the runs that the setting `teachers` names; none where it is empty.
+
+    Raises:
+        CheckpointError: a folder holds no trained run, or one of other data: its rows would be of other entities, or
+            it has seen triples that are held out here.
+    """
+    models = []
+    for folder in filter(None, map(str.strip, config.teachers.split(","))):
+        run = Run.open(folder)
+        if run.fingerprint != triples.fingerprint():
+            raise CheckpointError(f"the teacher {folder} was trained on other data than {triples.name}, or its splits")
+        models.append(run.model)
+    return models

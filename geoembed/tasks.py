@@ -10,7 +10,7 @@ B (1 + N) terms with N = 50, here `bce` with w = 50 summed over the batch: its l
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from geoembed.data import (
     hardest,
     known_mask,
 )
+from geoembed.distillation import Teacher
 from geoembed.errors import DataError, DomainError, UnknownNameError
 from geoembed.evaluation import Ranker, evaluate
 from geoembed.losses.links import LEFT_OUT, LINK_LOSSES, bce, bce_k_vs_all, softmax_k_vs_all
@@ -134,6 +135,7 @@ class LinkPrediction(_Task):
         top: only so many of the likeliest negatives of a triple count; 0 is all.
         filtered: leave out negatives that make a training triple; of `AllEntities` the triple's own tail always is.
         weights: of the losses by directed relation, (2 n_relations,).
+        teacher: gives the loss in place of `loss`; all negatives count.
         penalty, regularizer: weight and name of a regulariser in `PENALTIES`.
         generator: draws the negatives. sse, sse_generator: stochastic shared embeddings of heads and tails.
     """
@@ -148,6 +150,7 @@ class LinkPrediction(_Task):
         top: int = 0,
         filtered: bool = False,
         weights: Tensor | None = None,
+        teacher: Teacher | None = None,
         generator: torch.Generator | None = None,
         **options: Any,
     ):
@@ -157,23 +160,28 @@ class LinkPrediction(_Task):
         self.sampler, self.loss, self.top, self.generator = sampler, loss, top, generator
         self.known = triples.known("train").to(self.device) if filtered else None
         self.weights = None if weights is None else weights.to(model.entity)
+        self.teacher = teacher
 
     def _loss(self, batch: Tensor) -> Tensor:
         h, r, t = self.directed[batch].unbind(1)
         negatives = self.sampler.draw(h, r, t, self.generator)
         scored = self.model.score_batch(self._replaced(h), r, self._replaced(t), negatives, self.regularizer)
-        negative = scored.negative
-        if self.known is not None:
-            negative = negative.masked_fill(known_mask(self.known, h, r, negatives, t), LEFT_OUT)
-        elif isinstance(self.sampler, AllEntities):
-            negative = negative.scatter(1, t.unsqueeze(1), LEFT_OUT)
-        if self.top:
-            negative = hardest(negative, self.top)
-        losses = self.loss(scored.positive, negative)
+        if self.teacher is None:
+            losses = self.loss(scored.positive, self._counted(scored.negative, h, r, t, negatives))
+        else:
+            losses = self.teacher.loss(self.model, scored, h, r, t, negatives)
         if self.weights is not None:
             losses = losses * self.weights[r]
         total = losses.sum()
         return total + self.penalty * scored.penalty.sum() if self.penalty else total
+
+    def _counted(self, negative: Tensor, h: Tensor, r: Tensor, t: Tensor, negatives: Tensor) -> Tensor:
+        """The scores of the negatives that count: (B, N) -> (B, N'), those that do not at LEFT_OUT or away."""
+        if self.known is not None:
+            negative = negative.masked_fill(known_mask(self.known, h, r, negatives, t), LEFT_OUT)
+        elif isinstance(self.sampler, AllEntities):
+            negative = negative.scatter(1, t.unsqueeze(1), LEFT_OUT)
+        return hardest(negative, self.top) if self.top else negative
 
 
 class QueryPrediction(_Task):
@@ -209,9 +217,20 @@ class QueryPrediction(_Task):
 
 
 def build_task(
-    config: TrainConfig, model: GraphModel, triples: Triples, streams: dict[str, torch.Generator]
+    config: TrainConfig,
+    model: GraphModel,
+    triples: Triples,
+    streams: dict[str, torch.Generator],
+    teachers: Sequence[GraphModel] = (),
+    *,
+    progress: bool = False,
 ) -> LinkPrediction | QueryPrediction:
-    """The training task of a configuration; `streams` as `generators` gives them."""
+    """The training task of a configuration; `streams` as `generators` gives them, `teachers` as in `train_model`."""
+    if bool(config.teachers) != bool(teachers):
+        raise DomainError(
+            f"the setting teachers is {config.teachers!r} and {len(teachers)} models were given; "
+            f"`geoembed.runs.load_teachers` reads those of the setting"
+        )
     sse: Replacing | None = None
     if config.sse == "se":
         sse = SharedEmbeddings(triples.n_entities, config.sse_probability)
@@ -231,11 +250,22 @@ def build_task(
     options: dict[str, Any] = {"weight": config.negative_weight} | of_loss[config.loss]
     if config.negative_mode == "k-vs-all":
         return QueryPrediction(model, triples, loss=functools.partial(_K_VS_ALL[config.loss], **options), **shared)
+    teacher = None
+    if teachers:
+        teacher = Teacher(
+            [each.to(model.entity.device) for each in teachers],
+            triples,
+            weight=config.negative_weight,
+            answers=config.teacher_answers,
+            answer_weight=config.answer_weight,
+            progress=progress,
+        )
     return LinkPrediction(
         model,
         triples,
         _sampler(config, triples, model.entity.device),
         loss=functools.partial(LINK_LOSSES[config.loss], **options),
+        teacher=teacher,
         top=config.hardest,
         filtered=config.filtered,
         weights=bernoulli_weights(triples) if config.bernoulli else None,
@@ -311,17 +341,21 @@ def train_model(
     config: TrainConfig,
     triples: Triples,
     *,
+    teachers: Sequence[GraphModel] = (),
     checkpoint: Path | None = None,
     progress: bool = True,
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> tuple[GraphModel, Fitted]:
     """Train the model of a configuration; with valid triples, the weights of the best validation MRR are kept.
 
+    teachers: the models that config.teachers names, see `geoembed.runs.load_teachers`.
     checkpoint: folder of the checkpoints; a run that was stopped goes on from there. The rest as in `fit`.
     """
     streams = generators(config.seed)
     model = build_model(config, triples.n_entities, triples.n_relations)
-    task = build_task(config, model, triples, streams)
+    if config.start == "teacher" and teachers:
+        _start_at(model, teachers[0])
+    task = build_task(config, model, triples, streams, teachers, progress=progress)
     if config.compile:
         task.compile()
     fitted = fit(
@@ -345,6 +379,24 @@ def train_model(
     if config.loops == "calibrated":
         calibrate_loops(model, triples)  # the weights that were kept
     return model, fitted
+
+
+@torch.no_grad()
+def _start_at(model: GraphModel, other: GraphModel) -> None:
+    """Give the model the parameters of another one of its kind."""
+    if _kind(other) != _kind(model):
+        raise DomainError(
+            f"start teacher needs a first teacher of the same kind: {model.describe()}; got {other.describe()}"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.copy_(other.get_parameter(name))
+
+
+def _kind(model: GraphModel) -> tuple[Any, ...]:
+    """Equal for models whose parameters mean the same."""
+    tables = [(name, type(p), p.shape) for name, p in model.named_parameters()]
+    fixed = [(name, b.tolist()) for name, b in model.named_buffers() if name != "loops"]  # curvatures not learnt
+    return type(model), type(model.manifold), tables, fixed
 
 
 def _validator(config: TrainConfig, model: GraphModel, triples: Triples) -> Callable[[], float] | None:

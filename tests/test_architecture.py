@@ -17,6 +17,7 @@ FLOORS = {
         "training",
         "averaging",
         "tasks",
+        "distillation",
         "evaluation",
         "sampled_evaluation",
         "classification",

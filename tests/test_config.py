@@ -258,6 +258,7 @@ def test_toml_round_trip_of_each_setting(tmp_path, name):
         "momentum": {"optimizer": "sgd"},
         "regularizer": {"model": "complex"},
         "negative_mode": {"loss": "softmax"},
+        "start": {"teachers": "runs/one"},
     }
     config = TrainConfig(**{name: other(FIELDS[name])}, **needs.get(name, {}))
     assert config != TrainConfig()

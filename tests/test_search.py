@@ -229,7 +229,7 @@ def test_the_folder_says_everything(whole):
 def test_proposals_gather_where_scores_are_high_and_importance_says_why(tmp_path, monkeypatch):
     """A training with a known outcome: the score is a bump around lr = 0.01, and temperature is ignored."""
 
-    def trained(config, triples, progress, on_epoch):
+    def trained(config, triples, teachers, progress, on_epoch):
         score = math.exp(-((math.log10(config.lr) + 2) ** 2))
         on_epoch([{"epoch": config.epochs, "loss": 0.0, "score": score}])
 

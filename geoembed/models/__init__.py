@@ -4,6 +4,7 @@ from geoembed.models.base import GraphModel, Scored
 from geoembed.models.bilinear import RESCAL, ComplEx, DistMult, TuckER
 from geoembed.models.both import BothDirections
 from geoembed.models.encoders import MLP, ConvNet, HyperbolicHead, PointEncoder, SetEncoder
+from geoembed.models.ensemble import Ensemble
 from geoembed.models.isometries import AttE, AttH, RefE, RefH, RotE, RotH
 from geoembed.models.loops import calibrate_loops
 from geoembed.models.lorentz_linear import HyboNet
@@ -23,6 +24,7 @@ __all__ = [
     "ComplEx",
     "ConvNet",
     "DistMult",
+    "Ensemble",
     "GraphModel",
     "HyboNet",
     "HyperbolicHead",

@@ -55,7 +55,7 @@ from geoembed.errors import (
     MissingDependencyError,
 )
 from geoembed.files import atomic_write
-from geoembed.runs import load_triples
+from geoembed.runs import load_teachers, load_triples
 from geoembed.search.chart import draw, short
 from geoembed.search.space import Space, distribution
 from geoembed.search.trials import Trial, best_of, importances, study
@@ -180,7 +180,7 @@ def _run(
     state, reason = "finished", ""
     try:
         config = TrainConfig.from_mapping(settings)
-        train_model(config, triples, progress=False, on_epoch=on_epoch)
+        train_model(config, triples, teachers=load_teachers(config, triples), progress=False, on_epoch=on_epoch)
     except optuna.TrialPruned:
         state, reason = "pruned", f"below the median of the finished trials at epoch {scores[-1][0]}"
     except (GeoEmbedError, torch.OutOfMemoryError) as error:
