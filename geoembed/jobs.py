@@ -1,14 +1,14 @@
 """The main job from data to a run folder with results and a picture, as the command line runs it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from geoembed.config import ON_A_MANIFOLD, TrainConfig
 from geoembed.data import Split, Triples
 from geoembed.evaluation import RankingResult, evaluate
 from geoembed.manifolds import Hyperbolic
-from geoembed.models import MODELS
+from geoembed.models import MODELS, GraphModel
 from geoembed.run_folder import next_folder
 from geoembed.runs import Run, load_teachers, load_triples
 from geoembed.tasks import train_model
@@ -42,6 +42,8 @@ def train(
         say: receives the lines of the report.
     """
     triples = load_triples(config) if triples is None else triples
+    trained = folder is not None and (Path(folder) / Run.weights).is_file()
+    teachers = [] if trained else load_teachers(config, triples)  # before a folder is made that might bear their name
     folder = next_folder(f"{triples.name}-{config.model}-{config.dim}") if folder is None else Path(folder)
     run = Run.create(folder, config, triples)
     counts = triples.counts()
@@ -50,13 +52,13 @@ def train(
         f"{counts['train']:,} + {counts['valid']:,} + {counts['test']:,} triples (train, valid, test)"
     )
     say(f"run folder: {run.folder}")
-    _train_into(run, triples, progress, say)
+    _train_into(run, triples, teachers, progress, say)
     rows = {_title(run): run}
     if baseline and config.model in ON_A_MANIFOLD and not config.teachers:
         other = Run.create(
             run.folder / "baseline", config.replace(model="mure", manifold="poincare", learn_curvature=False), triples
         )
-        _train_into(other, triples, progress, say)
+        _train_into(other, triples, [], progress, say)
         rows[_title(other)] = other
     if len(triples.test):
         results = {name: evaluate_run(r, triples=triples, progress=progress) for name, r in rows.items()}
@@ -118,14 +120,16 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _train_into(run: Run, triples: Triples, progress: bool, say: Callable[[str], None]) -> None:
+def _train_into(
+    run: Run, triples: Triples, teachers: Sequence[GraphModel], progress: bool, say: Callable[[str], None]
+) -> None:
     if run.trained:
         return
     say(f"\n{_title(run)}, {run.config.epochs} epochs of {2 * len(triples.train):,} directed triples")
     model, fitted = train_model(
         run.config,
         triples,
-        teachers=load_teachers(run.config, triples),
+        teachers=teachers,
         checkpoint=run.folder / "checkpoints",
         progress=progress,
         on_epoch=run.write_metrics,

@@ -197,6 +197,10 @@ def test_teachers_of_other_data_or_without_weights_are_refused(runs):
     with pytest.raises(CheckpointError, match="not trained to its end"):
         load_teachers(config.replace(teachers=str(folder / "untrained")), options["triples"])
     assert load_teachers(config, other) == []
+    missing = config.replace(teachers=str(folder / "nowhere"))
+    with pytest.raises(CheckpointError, match="nowhere"):
+        jobs.train(missing, folder / "pupil", **options)
+    assert not (folder / "pupil").exists()
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
