@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import geoembed
-from geoembed.tasks import train_model
+from geoembed.graph_training import train_model
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--quick", action="store_true", help="a small graph only")

@@ -7,11 +7,11 @@ from pathlib import Path
 from geoembed.config import ON_A_MANIFOLD, TrainConfig
 from geoembed.data import Split, Triples
 from geoembed.evaluation import RankingResult, evaluate
+from geoembed.graph_training import train_model
 from geoembed.manifolds import Hyperbolic
 from geoembed.models import MODELS, GraphModel
 from geoembed.run_folder import next_folder
 from geoembed.runs import Run, load_teachers, load_triples
-from geoembed.tasks import train_model
 from geoembed.training import Fitted
 
 __all__ = ["evaluate_run", "plot_run", "table", "train"]

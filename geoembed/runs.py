@@ -23,10 +23,10 @@ from geoembed.config import TrainConfig
 from geoembed.data import Closure, Triples, load
 from geoembed.errors import CheckpointError, DataError, UnknownNameError
 from geoembed.files import atomic_write
+from geoembed.graph_training import build_model, generators, ranker
 from geoembed.models import BothDirections, GraphModel
 from geoembed.prediction import Answer, Prediction, Predictor
 from geoembed.run_folder import RunFolder
-from geoembed.tasks import build_model, generators, ranker
 
 __all__ = ["Answer", "Prediction", "Run", "load_teachers", "load_triples"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geoembed import tasks
-from geoembed.tasks import train_model
+from geoembed.graph_training import train_model
 
 
 def check_resumes_to_the_same_bits(config, triples, folder, monkeypatch, stop):

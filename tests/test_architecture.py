@@ -17,6 +17,7 @@ FLOORS = {
         "training",
         "averaging",
         "tasks",
+        "graph_training",
         "distillation",
         "evaluation",
         "sampled_evaluation",

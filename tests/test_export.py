@@ -10,9 +10,9 @@ import torch
 from geoembed import TrainConfig, Triples
 from geoembed.errors import CheckpointError, DataError, DataWarning, DomainError, ShapeError, UnknownNameError
 from geoembed.export import FORMATS, SUFFIXES, annotate, export, write_npz, write_tsv, write_word2vec
+from geoembed.graph_training import build_model
 from geoembed.manifolds import Euclidean, HalfSpace, Lorentz, PoincareBall, Product
 from geoembed.runs import Run, load_triples
-from geoembed.tasks import build_model
 
 NAMES = ["Ås", "New York", '"q"', "a'b,c;d", "x\u00a0y", "数", "_:[0]", "0"]
 

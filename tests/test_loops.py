@@ -13,19 +13,19 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from test_cli import FAST, fails, write_tree
 
-from geoembed import tasks
+from geoembed import graph_training
 from geoembed.cli import main
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.errors import CheckpointError, DomainError, UnknownNameError
 from geoembed.evaluation import evaluate
+from geoembed.graph_training import build_model, ranker, train_model
 from geoembed.models import MODELS, BothDirections, GraphModel, calibrate_loops
 from geoembed.models.loops import _biases
 from geoembed.placement import extended, place
 from geoembed.prediction import Predictor
 from geoembed.runs import Run
 from geoembed.sampled_evaluation import score_triples
-from geoembed.tasks import build_model, ranker, train_model
 
 F64 = torch.float64
 N = 12
@@ -350,7 +350,7 @@ def test_the_best_weights_have_their_biases():
             result.metrics = lambda: {"mrr": float(next(scores))}
             return result
 
-        patch.setattr(tasks, "evaluate", falling)
+        patch.setattr(graph_training, "evaluate", falling)
         model, fitted = train_model(config, triples, progress=False)
     assert fitted.best_epoch == 1
     loops = model.loops.clone()

@@ -14,12 +14,12 @@ from geoembed import placement, prediction
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.errors import CheckpointError, DataError, DomainError, ShapeError, UnknownNameError
+from geoembed.graph_training import train_model
 from geoembed.manifolds import Lorentz, PoincareBall, Product
 from geoembed.models import MODELS, BothDirections, MuRP
 from geoembed.placement import Placed, extended, place
 from geoembed.prediction import Predictor
 from geoembed.runs import Run
-from geoembed.tasks import train_model
 
 
 def generator(seed=0):

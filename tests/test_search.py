@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from geoembed import tasks
+from geoembed import graph_training
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.errors import (
@@ -23,9 +23,9 @@ from geoembed.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
+from geoembed.graph_training import train_model
 from geoembed.runs import load_triples
 from geoembed.search import SearchResult, Space, search
-from geoembed.tasks import train_model
 
 optuna = pytest.importorskip("optuna", reason='needs the extra: pip install "geoembed[hpo]"')
 
@@ -120,8 +120,10 @@ def test_the_seed_of_the_search_decides_everything(tmp_path, whole):
 
 
 def test_only_the_validation_split_is_ranked(tmp_path, monkeypatch):
-    splits, evaluate = [], tasks.evaluate
-    monkeypatch.setattr(tasks, "evaluate", lambda m, t, split, **o: splits.append(split) or evaluate(m, t, split, **o))
+    splits, evaluate = [], graph_training.evaluate
+    monkeypatch.setattr(
+        graph_training, "evaluate", lambda m, t, split, **o: splits.append(split) or evaluate(m, t, split, **o)
+    )
     lines: list[str] = []
     run(tmp_path, 2, say=lines.append)
     assert set(splits) == {"valid"}

@@ -12,27 +12,18 @@ from scipy.stats import chisquare
 from test_losses import ORACLES
 
 from geoembed import config as settings
-from geoembed import tasks
+from geoembed import graph_training
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.data.sampling import Frequency, OwnNegatives, SharedNegatives, TypedNegatives, Uniform
 from geoembed.errors import DataError, DomainError, UnknownNameError
 from geoembed.evaluation import evaluate
+from geoembed.graph_training import build_model, build_optimizer, build_task, generators, ranker, train_model
 from geoembed.losses.links import LEFT_OUT
 from geoembed.manifolds import HYPERBOLIC, Euclidean, Product
 from geoembed.models import MODELS, BothDirections, MuRP
 from geoembed.optim import RiemannianAdagrad, RiemannianAdam, RiemannianSGD
-from geoembed.tasks import (
-    AllEntities,
-    LinkPrediction,
-    QueryPrediction,
-    build_model,
-    build_optimizer,
-    build_task,
-    generators,
-    ranker,
-    train_model,
-)
+from geoembed.tasks import AllEntities, LinkPrediction, QueryPrediction
 
 CONFIG = TrainConfig(dim=4, negatives=6, negative_weight=5.0, penalty=0.0, init_scale=0.5, dtype="float64")
 
@@ -638,13 +629,13 @@ def test_both_directions_are_what_is_validated():
 
 
 def test_at_most_so_many_validation_queries(monkeypatch):
-    asked, original = [], tasks.evaluate
+    asked, original = [], graph_training.evaluate
 
     def spy(model, triples, split, *, queries):
         asked.append(queries)
         return original(model, triples, split, queries=queries)
 
-    monkeypatch.setattr(tasks, "evaluate", spy)
+    monkeypatch.setattr(graph_training, "evaluate", spy)
     train_model(RUN.replace(epochs=2, validate_every=1, validate_queries=5), tree(), progress=False)
     every = tree().with_inverses("valid").tolist()
     assert torch.equal(asked[0], asked[1])

@@ -19,9 +19,9 @@ from geoembed.checkpoint import Checkpoint
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.errors import CheckpointError, DomainError
+from geoembed.graph_training import train_model
 from geoembed.optim import OPTIMIZERS
 from geoembed.schedules import schedule
-from geoembed.tasks import train_model
 from geoembed.training import fit
 
 CONFIG = TrainConfig(

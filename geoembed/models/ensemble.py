@@ -2,8 +2,8 @@
 
     score(h, r, t) = mean over models of score_m(h, r, t)
 
-What only the random starts of the models made differ cancels in the mean. See `geoembed.losses.links.distilled` for how
-a single model learns from it.
+What only the random starts of the models made differ cancels in the mean. See `geoembed.distillation` for how a single
+model learns from it.
 """
 
 from collections.abc import Callable, Sequence

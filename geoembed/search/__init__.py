@@ -55,11 +55,11 @@ from geoembed.errors import (
     MissingDependencyError,
 )
 from geoembed.files import atomic_write
+from geoembed.graph_training import train_model
 from geoembed.runs import load_teachers, load_triples
 from geoembed.search.chart import draw, short
 from geoembed.search.space import Space, distribution
 from geoembed.search.trials import Trial, best_of, importances, study
-from geoembed.tasks import train_model
 
 __all__ = ["SearchResult", "Space", "Trial", "search"]
 

@@ -26,8 +26,8 @@ from pykeen.triples import CoreTriplesFactory
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.evaluation import evaluate
+from geoembed.graph_training import build_model, build_optimizer, build_task, generators
 from geoembed.models import MuRP
-from geoembed.tasks import build_model, build_optimizer, build_task, generators
 
 D, NEGATIVES = 40, 50
 TOLERANCE = 1e-9

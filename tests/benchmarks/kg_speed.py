@@ -23,8 +23,8 @@ from common import Memory, arguments, interleaved, median, peak_rss, ratio, tabl
 from geoembed.config import MODELS, TrainConfig
 from geoembed.data import Triples
 from geoembed.evaluation import evaluate
+from geoembed.graph_training import build_model, build_optimizer, build_task, generators
 from geoembed.models import MuRP
-from geoembed.tasks import build_model, build_optimizer, build_task, generators
 
 
 class Reference:

@@ -11,7 +11,7 @@ from common import Memory, table
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.evaluation import evaluate
-from geoembed.tasks import build_model, build_optimizer, build_task, generators
+from geoembed.graph_training import build_model, build_optimizer, build_task, generators
 
 ENTITIES, RELATIONS, TRIPLES, DIM = 500_000, 10, 2_000_000, 32
 

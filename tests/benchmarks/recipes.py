@@ -8,6 +8,7 @@ One process a seed, one thread each; `--at-once 2` runs two side by side, as on 
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -51,6 +52,17 @@ def one(recipe: str, folder: Path, seed: int, settings: list[str]) -> dict[str, 
     return figures
 
 
+def table(title: str, rows: dict[str, dict[str, float]], *, summary: bool = False) -> None:
+    """Print the figures of each row as a column of a Markdown table; `summary` adds their mean and spread."""
+    columns = [*rows, *(("mean", "spread") if summary else ())]
+    print(f"\n| {title} | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
+    for name in dict.fromkeys(name for row in rows.values() for name in row):
+        values = [row.get(name, math.nan) for row in rows.values()]
+        digits = 0 if " s" in name or "MiB" in name else 4
+        cells = [*values, statistics.mean(values), max(values) - min(values)] if summary else values
+        print(f"| {name} | {' | '.join(f'{value:.{digits}f}' for value in cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
@@ -66,14 +78,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(args.at_once) as pool:
         rows = dict(zip(args.seeds, pool.map(run, args.seeds), strict=True))
-    names = list(next(iter(rows.values())))
-    columns = [str(seed) for seed in rows] + ["mean", "spread"]
-    table = {name: [row[name] for row in rows.values()] for name in names}
-    print(f"| {args.recipe} | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
-    for name, values in table.items():
-        digits = 0 if name in ("wall s", "CPU s", "peak MiB") else 4
-        cells = [*values, statistics.mean(values), max(values) - min(values)]
-        print(f"| {name} | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
+    table(args.recipe, {str(seed): row for seed, row in rows.items()}, summary=True)
 
 
 if __name__ == "__main__":

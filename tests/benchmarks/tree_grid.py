@@ -15,7 +15,7 @@ from geoembed.config import TrainConfig
 from geoembed.data import Triples
 from geoembed.data.synthetic import grid, tree
 from geoembed.evaluation import evaluate
-from geoembed.tasks import train_model
+from geoembed.graph_training import train_model
 
 DIMS = (2, 5, 10)
 RATES = (0.02, 0.06, 0.2)
