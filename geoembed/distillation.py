@@ -10,7 +10,7 @@ over its batch: binary cross-entropy with what the teachers think in place of 1 
 better than each of them, and most of it fits into a single one: what only their random starts made differ cancels, and
 a triple that none of them can explain pulls at nothing. The answers are where it matters, and random negatives hardly
 ever meet them. They are taken from the 4 K that the first teacher finds likeliest, as scoring all entities by all
-teachers would cost more than the training.
+teachers would take as long as many epochs.
 
 References: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, arXiv:1503.02531; for graphs
 Wang, Liu, Ma, Sheng, "MulDE: multi-teacher knowledge distillation for low-dimensional knowledge graph embeddings",

@@ -1,4 +1,4 @@
-"""Link prediction: where a graph, a model, a loss and an optimizer meet.
+"""Link prediction: where a graph, a model and a loss meet.
 
 A training step scores a batch of directed triples and as many corrupted tails as its sampler draws, and sums
 

@@ -91,11 +91,16 @@ class Memory:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a Markdown table, and what all its times are."""
+    markdown(columns, rows)
+    print(f"\n{machine()}\n", flush=True)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a Markdown table."""
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
-    print(f"\n{machine()}\n", flush=True)
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 def machine() -> str:

@@ -7,12 +7,11 @@ time of a student includes that of all its teachers and of every evaluation.
 """
 
 import argparse
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from recipes import one, table
+from recipes import columns, one
 
 PLANS = {  # name: recipe, settings in place of the recipe's; the longest teachers first
     "WN18RR": (
@@ -62,15 +61,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
     runs = {}
     for seed in args.seeds:
         folder = args.out / str(seed)
         folder.mkdir(parents=True, exist_ok=True)
         runs[seed] = train(args.data, folder, seed)
-        table(f"seed {seed}", runs[seed])
+        columns(f"seed {seed}", runs[seed])
     for name in next(iter(runs.values())):
-        table(name, {str(seed): rows[name] for seed, rows in runs.items()}, summary=True)
+        columns(name, {str(seed): rows[name] for seed, rows in runs.items()}, summary=True)
 
 
 if __name__ == "__main__":

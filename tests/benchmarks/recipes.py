@@ -17,6 +17,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from common import markdown
+
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 CODE = "import sys; from geoembed.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -27,13 +29,15 @@ def command(*words: str) -> list[str]:
 
 def one(recipe: str, folder: Path, seed: int, settings: list[str]) -> dict[str, float]:
     """Train and evaluate a seed through the command line; figures of the whole training process."""
-    flags = [word for setting in settings for word in ("--" + setting.replace("_", "-").replace("=", " ")).split(" ")]
+    pairs = [setting.split("=", 1) for setting in settings]
+    flags = [word for name, value in pairs for word in (f"--{name.replace('_', '-')}", value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     train = command(
         "train", "--recipe", recipe, "-o", str(folder), "--seed", str(seed), "--no-baseline", "--no-picture"
     )
     start = time.monotonic()
     with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
-        process = subprocess.Popen([*train, *flags], stdout=log, stderr=log)
+        process = subprocess.Popen([*train, *flags], stdout=log, stderr=log, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"seed {seed} failed: see {folder.with_suffix('.log')}")
@@ -45,22 +49,23 @@ def one(recipe: str, folder: Path, seed: int, settings: list[str]) -> dict[str, 
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     figures["valid"] = max(record["score"] for record in history if "score" in record)
     evaluate = command("evaluate", str(folder), "--exclude-query-entity")
-    subprocess.run(evaluate, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(evaluate, check=True, stdout=subprocess.DEVNULL, env=environment)
     for name, key in (("results.json", ""), ("results-query-excluded.json", "papers' ")):
         both = json.loads((folder / name).read_text(encoding="utf-8"))["sides"]["both"]
         figures |= {f"{key}{metric}": both[metric] for metric in METRICS}
     return figures
 
 
-def table(title: str, rows: dict[str, dict[str, float]], *, summary: bool = False) -> None:
+def columns(title: str, rows: dict[str, dict[str, float]], *, summary: bool = False) -> None:
     """Print the figures of each row as a column of a Markdown table; `summary` adds their mean and spread."""
-    columns = [*rows, *(("mean", "spread") if summary else ())]
-    print(f"\n| {title} | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
+    lines = []
     for name in dict.fromkeys(name for row in rows.values() for name in row):
         values = [row.get(name, math.nan) for row in rows.values()]
-        digits = 0 if " s" in name or "MiB" in name else 4
+        digits = 4 if name.endswith(("valid", *METRICS)) else 0
         cells = [*values, statistics.mean(values), max(values) - min(values)] if summary else values
-        print(f"| {name} | {' | '.join(f'{value:.{digits}f}' for value in cells)} |", flush=True)
+        lines.append([name, *(f"{value:.{digits}f}" for value in cells)])
+    print()
+    markdown([title, *rows, *(("mean", "spread") if summary else ())], lines)
 
 
 def main() -> None:
@@ -78,7 +83,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(args.at_once) as pool:
         rows = dict(zip(args.seeds, pool.map(run, args.seeds), strict=True))
-    table(args.recipe, {str(seed): row for seed, row in rows.items()}, summary=True)
+    columns(args.recipe, {str(seed): row for seed, row in rows.items()}, summary=True)
 
 
 if __name__ == "__main__":
