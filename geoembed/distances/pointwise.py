@@ -73,7 +73,7 @@ class NegativeInner(Distance):
         return -(x * y).sum(-1)
 
     def _pairwise(self, x: Tensor, y: Tensor) -> Tensor:
-        return -(x @ y.mT)
+        return -x @ y.mT  # to negate the product would be a pass over all pairs
 
 
 class Mahalanobis(Distance):

@@ -22,10 +22,12 @@ References: Sun, Deng, Nie, Tang, ICLR 2019, arXiv:1902.10197 (self-adversarial)
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = [
     "LEFT_OUT",
@@ -95,9 +97,29 @@ def softmax_k_vs_all(
 
     `weight` is taken as n: the sum over all entities needs no estimate.
     """
-    true, counts = scores[rows, columns], rows.bincount(minlength=len(scores))
-    loss = counts * scores.logsumexp(-1) - (1 - smoothing) * _sum_rows(true, rows, len(scores))
+    counts = rows.bincount(minlength=len(scores))
+    total, true = _LogSumExp.apply(scores, rows, columns)
+    loss = counts * total - (1 - smoothing) * _sum_rows(true, rows, len(scores))
     return loss - smoothing * counts * scores.mean(-1) if smoothing else loss
+
+
+class _LogSumExp(torch.autograd.Function):
+    """scores.logsumexp(-1): (B,) and scores[rows, columns]: (k,), with one pass over the scores for both gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        top = scores.amax(-1, keepdim=True)
+        exps = (scores - top).exp_()
+        total = exps.sum(-1)
+        ctx.save_for_backward(exps, total, rows, columns)
+        return total.log() + top.squeeze(-1), scores[rows, columns]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_total: Tensor, of_true: Tensor) -> tuple[Tensor, None, None]:
+        exps, total, rows, columns = ctx.saved_tensors
+        gradient = exps * (of_total / total).unsqueeze(-1)
+        return gradient.index_put_((rows, columns), of_true, accumulate=True), None, None
 
 
 def _sum_rows(values: Tensor, rows: Tensor, n: int) -> Tensor:
