@@ -9,6 +9,7 @@ import torch
 from geoembed.distances import Cosine, Euclidean, Geodesic, SlicedWasserstein
 from geoembed.errors import DataError, DomainError, ShapeError
 from geoembed.losses.augment import HardnessInterpolation
+from geoembed.losses.contrast import NCA
 from geoembed.losses.memory import CrossBatchMemory
 from geoembed.losses.miners import DistanceWeighted, Hard, MultiSimilarity, Rho, SemiHard, SpanningTree, TopKOfSampled
 from geoembed.losses.pairs import Contrastive
@@ -195,14 +196,13 @@ def test_memory_equals_the_loss_of_the_joined_batch():
 
 def test_memory_with_nca_equals_nca_of_the_joined_batch():
     """pytorch-metric-learning 2.9 counts each anchor's own copy here."""
-    contrast = pytest.importorskip("geoembed.losses.contrast")
     x = torch.randn(12, 4, generator=seeded(), dtype=torch.float64)
     labels = torch.arange(12) % 3
-    memory = CrossBatchMemory(contrast.NCA(Euclidean(), reduction="none"))
+    memory = CrossBatchMemory(NCA(Euclidean(), reduction="none"))
     memory(x[:5], labels[:5])
     have = memory(x[5:], labels[5:])
     order = torch.cat([torch.arange(5, 12), torch.arange(5)])
-    torch.testing.assert_close(have, contrast.NCA(Euclidean(), reduction="none")(x[order], labels[order])[:7])
+    torch.testing.assert_close(have, NCA(Euclidean(), reduction="none")(x[order], labels[order])[:7])
 
 
 def test_memory_leaves_out_older_copies_of_an_item():

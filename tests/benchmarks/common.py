@@ -6,7 +6,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -96,11 +96,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     print(f"\n{machine()}\n", flush=True)
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table."""
-    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a Markdown table, each row as it comes."""
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """The mean, and the value of each seed."""
+    return f"{statistics.mean(values):.4f} ({' '.join(f'{value:.4f}' for value in values)})"
 
 
 def machine() -> str:

@@ -36,11 +36,12 @@ def one(recipe: str, folder: Path, seed: int, settings: list[str]) -> dict[str, 
         "train", "--recipe", recipe, "-o", str(folder), "--seed", str(seed), "--no-baseline", "--no-picture"
     )
     start = time.monotonic()
-    with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
+    log_path = folder.with_name(f"{folder.name}.log")
+    with open(log_path, "w", encoding="utf-8") as log:
         process = subprocess.Popen([*train, *flags], stdout=log, stderr=log, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"seed {seed} failed: see {folder.with_suffix('.log')}")
+        raise SystemExit(f"seed {seed} failed: see {log_path}")
     figures = {
         "wall s": time.monotonic() - start,
         "CPU s": usage.ru_utime + usage.ru_stime,
