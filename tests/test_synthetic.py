@@ -4,7 +4,7 @@ import networkx as nx
 import pytest
 import torch
 
-from geoembed.data.synthetic import GRID_RELATIONS, TREE_RELATIONS, grid, tree
+from geoembed.data.synthetic import GRID_RELATIONS, TREE_RELATIONS, grid, multiplex, tree
 from geoembed.errors import DomainError, UnknownNameError
 
 
@@ -57,6 +57,46 @@ def test_grid(width, height):
             if (hx - tx, hy - ty) == step
         }
         assert edges(graph, relation) == expected
+
+
+@pytest.mark.parametrize(("graph", "layers"), [(tree(3, 3), 1), (tree(3, 3), 2), (grid(4, 3), 12)])
+def test_multiplex_layers_are_the_graph_with_its_nodes_in_other_places(graph, layers):
+    several = multiplex(graph, layers, torch.Generator().manual_seed(0))
+    assert several.entities == graph.entities
+    assert several.n_relations == layers * graph.n_relations
+    assert several.name == f"{graph.name}-x{layers}"
+
+    def layer(i):
+        digraph = nx.MultiDiGraph()
+        digraph.add_nodes_from(range(graph.n_entities))
+        for relation in graph.relations:
+            pairs = edges(several, f"{i:0{len(str(layers - 1))}}_{relation}")
+            digraph.add_edges_from(pairs, relation=relation)
+        return digraph
+
+    first = layer(0)
+    assert {relation: edges(graph, relation) for relation in graph.relations} == {
+        relation: {(h, t) for h, t, r in first.edges(data="relation") if r == relation} for relation in graph.relations
+    }
+    same_relation = nx.algorithms.isomorphism.categorical_multiedge_match("relation", None)
+    for i in range(1, layers):
+        assert set(layer(i).edges) != set(first.edges)
+        assert nx.is_isomorphic(layer(i), first, edge_match=same_relation)
+
+
+def test_multiplex_keeps_the_splits_and_repeats_with_its_generator():
+    graph = tree(3, 4).split(0.1, 0.2, torch.Generator().manual_seed(0))
+    a, b, c = (multiplex(graph, 3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    for split in ("train", "valid", "test"):
+        assert len(a[split]) == 3 * len(graph[split])
+        assert torch.equal(a[split], b[split])
+        assert not torch.equal(a[split], c[split])
+        assert torch.equal(a[split][: len(graph[split])], graph[split])
+    held_out = set(map(tuple, a.test.tolist()))
+    assert len(held_out) == len(a.test)
+    assert not held_out & set(map(tuple, a.train.tolist()))
+    with pytest.raises(DomainError, match="layers: expected a whole number, at least 1; got 0"):
+        multiplex(graph, 0)
 
 
 def test_grid_of_one_row():

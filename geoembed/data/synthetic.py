@@ -1,6 +1,7 @@
-"""Graphs whose shape is known: a balanced tree, which hyperbolic space has room for, and a grid, which is flat.
+"""Graphs whose shape is known: a balanced tree, which hyperbolic space has room for, a grid, which is flat, and
+several such graphs over the same nodes.
 
-Both list all their triples as training ones; `Triples.split` holds some out:
+`tree` and `grid` list all their triples as training ones; `Triples.split` holds some out:
 
     tree(3, 6).split(0.1, 0.1, generator)
 
@@ -8,6 +9,7 @@ No relation is the inverse of another, so that train does not list what is held 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from geoembed.data.triples import Triples
 from geoembed.errors import DomainError, UnknownNameError
 
-__all__ = ["GRID_RELATIONS", "TREE_RELATIONS", "grid", "tree"]
+__all__ = ["GRID_RELATIONS", "TREE_RELATIONS", "grid", "multiplex", "tree"]
 
 TREE_RELATIONS = ("grandparent_of", "next_sibling", "parent_of")
 GRID_RELATIONS = {"above": (0, 1), "above_left_of": (-1, 1), "above_right_of": (1, 1), "right_of": (1, 0)}
@@ -68,6 +70,40 @@ def grid(width: int, height: int, relations: Sequence[str] = tuple(GRID_RELATION
         tail = ids[(x + dx >= 0) & (x + dx < width) & (y + dy < height)]
         edges[relation] = (tail + dy * width + dx, tail)
     return _build(f"grid-{width}-{height}", width * height, edges, relations)
+
+
+def multiplex(graph: Triples, layers: int, generator: torch.Generator | None = None) -> Triples:
+    """`layers` copies of a graph over the same nodes, each with its own relations: a multiplex network.
+
+    The first keeps the ids; in each further one the nodes have changed places at random. So an entity has a place in
+    every layer, and what one layer tells of its neighbours says nothing of those in another. Relation r of layer i is
+    named "i_r", and each split has the triples of its own copies.
+
+    Raises `DomainError` for fewer than 1 layer.
+
+    >>> multiplex(tree(3, 2, ["parent_of"]), 2).relations
+    ['0_parent_of', '1_parent_of']
+    """
+    _check_sizes(layers=layers)
+    places = [torch.arange(graph.n_entities)]
+    places += [torch.randperm(graph.n_entities, generator=generator) for _ in range(layers - 1)]
+
+    def copies(triples: Tensor) -> Tensor:
+        head, relation, tail = triples.unbind(1)
+        rows = [
+            torch.stack([place[head], relation + i * graph.n_relations, place[tail]], 1)
+            for i, place in enumerate(places)
+        ]
+        return torch.cat(rows)
+
+    return replace(
+        graph,
+        relations=[f"{i:0{len(str(layers - 1))}}_{name}" for i in range(layers) for name in graph.relations],
+        train=copies(graph.train),
+        valid=copies(graph.valid),
+        test=copies(graph.test),
+        name=f"{graph.name}-x{layers}",
+    )
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -108,5 +108,18 @@ def over_seeds(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.4f} ({' '.join(f'{value:.4f}' for value in values)})"
 
 
+def best_rate(score: Callable[[float], float], first: float) -> float:
+    """The rate with the highest score of a series a factor of 3 apart, widened until its ends are no better."""
+
+    def rate(step: int) -> float:
+        return float(f"{first * 3**step:.2g}")
+
+    found = {step: score(rate(step)) for step in (-1, 0, 1)}
+    while (best := max(found, key=found.__getitem__)) in (min(found), max(found)):
+        step = best + (1 if best == max(found) else -1)
+        found[step] = score(rate(step))
+    return rate(best)
+
+
 def machine() -> str:
     return f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time, medians."

@@ -10,20 +10,19 @@ that diverges counts as 0. A run whose figures are in the folder is not run agai
 import argparse
 import json
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
-from common import markdown, over_seeds
+from common import best_rate, markdown, over_seeds
 from recipes import one
 
 FIRST = {"murp": 0.06, "mure": 0.2}
 
 
 def measured(folder: Path, model: str, dim: int, lr: float, seed: int) -> dict[str, float]:
-    run = folder / f"{model}-{dim}-{lr:.2g}-{seed}"
+    run = folder / f"{model}-{dim}-{lr}-{seed}"
     kept, log = (run.with_name(f"{run.name}.{suffix}") for suffix in ("json", "log"))
     if not kept.exists():
-        settings = [f"model={model}", f"dim={dim}", f"lr={lr:.2g}", "epochs=80", "validate_every=40"]
+        settings = [f"model={model}", f"dim={dim}", f"lr={lr}", "epochs=80", "validate_every=40"]
         try:
             figures = one("murp-wn18rr", run, seed, settings)
         except SystemExit:
@@ -34,22 +33,13 @@ def measured(folder: Path, model: str, dim: int, lr: float, seed: int) -> dict[s
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
-def best_rate(score: Callable[[float], float], first: float) -> float:
-    """The rate with the highest score of a series a factor of 3 apart, widened until its ends are no better."""
-    found = {step: score(first * 3**step) for step in (-1, 0, 1)}
-    while (best := max(found, key=found.__getitem__)) in (min(found), max(found)):
-        step = best + (1 if best == max(found) else -1)
-        found[step] = score(first * 3**step)
-    return first * 3**best
-
-
 def row(folder: Path, dim: int, seeds: list[int]) -> list[object]:
     cells, means = [], []
     for model, first in FIRST.items():
         lr = best_rate(lambda lr, model=model: measured(folder, model, dim, lr, seeds[0])["valid"], first)
         mrr = [measured(folder, model, dim, lr, seed)["mrr"] for seed in seeds]
         means.append(statistics.mean(mrr))
-        cells += [over_seeds(mrr), f"{lr:.2g}"]
+        cells += [over_seeds(mrr), lr]
     return [dim, *cells, f"{means[0] - means[1]:+.4f}"]
 
 
