@@ -7,7 +7,7 @@ Seed 0 is trained with three rates, a factor of 3 apart, and with further ones w
 edge; the best trains the other seeds. One that diverges counts as 0. A run whose figures are in the folder is not run
 again. The rest is the same for both.
 
-    python tests/benchmarks/tree_grid.py trees grids --out FOLDER
+    python tests/benchmarks/tree_grid.py trees grid two-grids --out FOLDER
 """
 
 import argparse
