@@ -32,7 +32,9 @@ def points(n: int = 20, d: int = 3, scale: float = 0.2) -> torch.Tensor:
     "distance", [Geodesic(PoincareBall()), Euclidean(), Relative(), SlicedWasserstein(2, 8)], ids=str
 )
 def test_losses_of_pytorch_metric_learning_take_our_distances(distance):
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    losses = pytest.importorskip(
+        "pytorch_metric_learning.losses", reason='needs the extra: pip install "geoembed[interop]"'
+    )
     x = points(16, 3) if distance.event_dim == 1 else points(160, 2).view(16, 10, 2)
     labels = torch.arange(16) % 4
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -45,7 +47,9 @@ def test_losses_of_pytorch_metric_learning_take_our_distances(distance):
 
 
 def test_miners_and_matched_rows():
-    miners = pytest.importorskip("pytorch_metric_learning.miners")
+    miners = pytest.importorskip(
+        "pytorch_metric_learning.miners", reason='needs the extra: pip install "geoembed[interop]"'
+    )
     x, labels = points(16), torch.arange(16) % 4
     found = miners.MultiSimilarityMiner(distance=as_pml(Geodesic(PoincareBall())))(x, labels)
     assert len(found) == 4
@@ -55,7 +59,9 @@ def test_miners_and_matched_rows():
 
 
 def test_proxies_off_the_manifold_are_refused():
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    losses = pytest.importorskip(
+        "pytorch_metric_learning.losses", reason='needs the extra: pip install "geoembed[interop]"'
+    )
     torch.manual_seed(0)
     loss = losses.ProxyNCALoss(4, 8, distance=as_pml(Geodesic(PoincareBall())))
     loss.proxies.data.mul_(9)
@@ -81,7 +87,7 @@ def test_cdist_of_point_sets():
 
 
 def test_scikit_learn_takes_matrices_and_functions():
-    neighbors = pytest.importorskip("sklearn.neighbors")
+    neighbors = pytest.importorskip("sklearn.neighbors", reason='needs the extra: pip install "geoembed[interop]"')
     x, labels = points(40).numpy(), np.arange(40) % 3
     distance = Geodesic(PoincareBall())
     brute = neighbors.KNeighborsClassifier(3, metric="precomputed").fit(cdist(distance, x), labels)

@@ -84,7 +84,9 @@ def test_the_spanning_tree_keeps_edges_of_length_zero():
 
 
 def test_multi_similarity_equals_pytorch_metric_learning():
-    miners = pytest.importorskip("pytorch_metric_learning.miners")
+    miners = pytest.importorskip(
+        "pytorch_metric_learning.miners", reason='needs the extra: pip install "geoembed[interop]"'
+    )
     x = torch.randn(32, 6, generator=seeded())
     labels = torch.arange(32) % 7
     a, p, b, n = miners.MultiSimilarityMiner(epsilon=0.1)(x, labels)

@@ -228,7 +228,7 @@ def test_terms_against_the_loop(name, options, problem):
     function, oracle, _ = FUNCTIONS[name]
     D, positive, negative = PROBLEMS[problem]()
     if name in SQUARE and D.shape[0] != D.shape[1]:
-        pytest.skip("square only")
+        pytest.skip(f"{name} takes square matrices only")
     if name == "ranked list" and problem == "far apart":
         D = D / 1000  # e^{10 (alpha - d)} of the plain formula
     D.requires_grad_()

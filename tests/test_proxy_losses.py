@@ -115,7 +115,9 @@ def test_the_centroid_bound_refuses_what_is_no_metric():
 
 
 def test_equal_to_pytorch_metric_learning():
-    pml = pytest.importorskip("pytorch_metric_learning.losses")
+    pml = pytest.importorskip(
+        "pytorch_metric_learning.losses", reason='needs the extra: pip install "geoembed[interop]"'
+    )
     from pytorch_metric_learning.distances import LpDistance
 
     x = torch.randn(16, 6, generator=seeded(2), dtype=torch.float64)

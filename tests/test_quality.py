@@ -159,7 +159,7 @@ def test_an_infinite_distance_is_no_pair_left_out():
 
 
 def test_against_pytorch_metric_learning():
-    pytest.importorskip("pytorch_metric_learning")
+    pytest.importorskip("pytorch_metric_learning", reason='needs the extra: pip install "geoembed[interop]"')
     from pytorch_metric_learning.distances import LpDistance
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
     from pytorch_metric_learning.utils.inference import CustomKNN

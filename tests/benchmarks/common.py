@@ -1,6 +1,7 @@
 """What the benchmarks share: CPU time of functions that take turns, peak memory, tables."""
 
 import argparse
+import json
 import resource
 import statistics
 import sys
@@ -10,6 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+
+DIVERGED = "the loss became"  # so begins what a training that diverged says
+NOTHING_LEARNT = {"valid": 0.0, "mrr": 0.0}  # and so it counts
 
 
 def arguments(description: str | None, data: bool = False) -> argparse.ArgumentParser:
@@ -119,6 +123,30 @@ def best_rate(score: Callable[[float], float], first: float) -> float:
         step = best + (1 if best == max(found) else -1)
         found[step] = score(rate(step))
     return rate(best)
+
+
+def at_best_rates(
+    measured: Callable[[str, float, int], Mapping[str, float]], first: Mapping[str, float], seeds: Sequence[int]
+) -> list[object]:
+    """Cells of a table: of each of two models the test MRR over the seeds and its rate, and the difference.
+
+    measured(model, rate, seed): "valid" and "mrr". first: where the rates of each model start; the first seed chooses.
+    """
+    cells: list[object] = []
+    means = []
+    for model, start in first.items():
+        lr = best_rate(lambda lr, model=model: measured(model, lr, seeds[0])["valid"], start)
+        mrr = [measured(model, lr, seed)["mrr"] for seed in seeds]
+        means.append(statistics.mean(mrr))
+        cells += [over_seeds(mrr), lr]
+    return [*cells, f"{means[0] - means[1]:+.4f}"]
+
+
+def kept(path: Path, measure: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """The figures in a JSON file; where there is none they are measured and kept."""
+    if not path.exists():
+        path.write_text(json.dumps(measure()), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def machine() -> str:

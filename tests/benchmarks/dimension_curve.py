@@ -8,39 +8,32 @@ that diverges counts as 0. A run whose figures are in the folder is not run agai
 """
 
 import argparse
-import json
-import statistics
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from common import best_rate, markdown, over_seeds
+from common import DIVERGED, NOTHING_LEARNT, at_best_rates, kept, markdown
 from recipes import one
 
 FIRST = {"murp": 0.06, "mure": 0.2}
 
 
-def measured(folder: Path, model: str, dim: int, lr: float, seed: int) -> dict[str, float]:
-    run = folder / f"{model}-{dim}-{lr}-{seed}"
-    kept, log = (run.with_name(f"{run.name}.{suffix}") for suffix in ("json", "log"))
-    if not kept.exists():
-        settings = [f"model={model}", f"dim={dim}", f"lr={lr}", "epochs=80", "validate_every=40"]
-        try:
-            figures = one("murp-wn18rr", run, seed, settings)
-        except SystemExit:
-            if "the loss became" not in log.read_text(encoding="utf-8"):
-                raise
-            figures = {"valid": 0.0, "mrr": 0.0}
-        kept.write_text(json.dumps(figures), encoding="utf-8")
-    return json.loads(kept.read_text(encoding="utf-8"))
+def measure(run: Path, model: str, dim: int, lr: float, seed: int) -> Mapping[str, float]:
+    settings = [f"model={model}", f"dim={dim}", f"lr={lr}", "epochs=80", "validate_every=40"]
+    try:
+        return one("murp-wn18rr", run, seed, settings)
+    except SystemExit:
+        if DIVERGED not in run.with_name(f"{run.name}.log").read_text(encoding="utf-8"):
+            raise
+        return NOTHING_LEARNT
 
 
 def row(folder: Path, dim: int, seeds: list[int]) -> list[object]:
-    cells, means = [], []
-    for model, first in FIRST.items():
-        lr = best_rate(lambda lr, model=model: measured(folder, model, dim, lr, seeds[0])["valid"], first)
-        mrr = [measured(folder, model, dim, lr, seed)["mrr"] for seed in seeds]
-        means.append(statistics.mean(mrr))
-        cells += [over_seeds(mrr), lr]
-    return [dim, *cells, f"{means[0] - means[1]:+.4f}"]
+    def measured(model: str, lr: float, seed: int) -> dict[str, float]:
+        run = folder / f"{model}-{dim}-{lr}-{seed}"
+        return kept(run.with_name(f"{run.name}.json"), partial(measure, run, model, dim, lr, seed))
+
+    return [dim, *at_best_rates(measured, FIRST, seeds)]
 
 
 def main() -> None:

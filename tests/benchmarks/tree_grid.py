@@ -12,14 +12,13 @@ again. The rest is the same for both.
 
 import argparse
 import itertools
-import json
-import statistics
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from common import best_rate, markdown, over_seeds
+from common import DIVERGED, NOTHING_LEARNT, at_best_rates, kept, markdown
 
 from geoembed.config import TrainConfig
 from geoembed.data import Triples
@@ -47,34 +46,29 @@ def graph_of(key: str) -> Triples:
     return replace(graph, valid=graph.train[order[:500]], test=graph.train[order[500:2500]])
 
 
-def measured(folder: Path, key: str, model: str, dim: int, lr: float, seed: int) -> dict[str, float]:
-    kept = folder / f"{key}-{model}-{dim}-{lr}-{seed}.json"
-    if not kept.exists():
-        triples, start = graph_of(key), time.process_time()
-        config = TrainConfig(
-            model=model, dim=dim, lr=lr, seed=seed, penalty=0.0, epochs=800, averaging=0.99, validate_every=40
-        )
-        try:
-            trained, fitted = train_model(config, triples, progress=False)
-            result = evaluate(trained, triples)
-            figures = {"valid": fitted.best_score or 0.0, "mrr": result.metrics()["mrr"]}
-            figures |= {relation: metrics["mrr"] for relation, metrics in result.by_relation().items()}
-        except DomainError as error:
-            if "the loss became" not in str(error):
-                raise
-            figures = {"valid": 0.0, "mrr": 0.0}
-        kept.write_text(json.dumps(figures | {"CPU s": time.process_time() - start}), encoding="utf-8")
-    return json.loads(kept.read_text(encoding="utf-8"))
+def measure(key: str, model: str, dim: int, lr: float, seed: int) -> dict[str, float]:
+    triples, start = graph_of(key), time.process_time()
+    config = TrainConfig(
+        model=model, dim=dim, lr=lr, seed=seed, penalty=0.0, epochs=800, averaging=0.99, validate_every=40
+    )
+    try:
+        trained, fitted = train_model(config, triples, progress=False)
+        result = evaluate(trained, triples)
+        figures = {"valid": fitted.best_score or 0.0, "mrr": result.metrics()["mrr"]}
+        figures |= {relation: metrics["mrr"] for relation, metrics in result.by_relation().items()}
+    except DomainError as error:
+        if DIVERGED not in str(error):
+            raise
+        figures = NOTHING_LEARNT
+    return figures | {"CPU s": time.process_time() - start}
 
 
 def row(folder: Path, key: str, dim: int, seeds: int) -> list[object]:
-    cells, means = [], []
-    for model, first in FIRST.items():
-        lr = best_rate(lambda lr, model=model: measured(folder, key, model, dim, lr, 0)["valid"], first)
-        mrr = [measured(folder, key, model, dim, lr, seed)["mrr"] for seed in range(seeds)]
-        means.append(statistics.mean(mrr))
-        cells += [over_seeds(mrr), lr]
-    return [f"{GRAPHS[key][1]} x {GRAPHS[key][0].name}", dim, *cells, f"{means[0] - means[1]:+.4f}"]
+    def measured(model: str, lr: float, seed: int) -> dict[str, float]:
+        return kept(folder / f"{key}-{model}-{dim}-{lr}-{seed}.json", partial(measure, key, model, dim, lr, seed))
+
+    graph, copies = GRAPHS[key]
+    return [f"{copies} x {graph.name}", dim, *at_best_rates(measured, FIRST, range(seeds))]
 
 
 def main() -> None:
