@@ -58,7 +58,9 @@ class _SumOfModuli(torch.autograd.Function):
         grad_x, grad_y = torch.empty_like(x), torch.empty_like(y)
         for i, (real, imaginary) in enumerate(_differences(x, y)):
             length = torch.hypot(real, imaginary)
-            slope = grad / length.masked_fill_(length == 0, torch.inf)
+            if not grad.numel() or not length.amin() > 0:  # seldom: finding the zeros takes longer than the rest
+                length.masked_fill_(length == 0, torch.inf)
+            slope = grad / length
             for column, part in ((i, real), (i + k, imaginary)):
                 part *= slope
                 grad_x[:, column], grad_y[:, column] = part.sum(1), -part.sum(0)
@@ -66,9 +68,9 @@ class _SumOfModuli(torch.autograd.Function):
 
 
 def _differences(x: Tensor, y: Tensor):
-    k = x.shape[-1] // 2
-    for i in range(k):
-        yield x[:, i : i + 1] - y[:, i], x[:, i + k : i + k + 1] - y[:, i + k]
+    (a, b), (c, d) = (z.mT.contiguous().chunk(2) for z in (x, y))  # rows in one piece
+    for i in range(len(a)):
+        yield a[i, :, None] - c[i], b[i, :, None] - d[i]
 
 
 class SumOfModuli(Distance):
